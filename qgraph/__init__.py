@@ -1,0 +1,1 @@
+"""A model-compiler pass for low-precision training."""

@@ -1,0 +1,54 @@
+"""Random bits for stochastic rounding, from a counter: the same on every device and thread count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+CHUNK = 16  # elements served by one counter value: 4 words of 32 bits, 8 bits an element
+
+
+def philox(counter: Tensor, seed: int, site: int) -> Tensor:
+    """Return the four 32-bit words of Philox4x32-10 for each counter value.
+
+    The counter is (low word, high word, 0, 0), the key is (seed, site).
+
+    Shapes: counter [...] -> [..., 4].
+    Dtypes: int64 in, int64 out, values 0 to 2**32 - 1.
+    Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011).
+    """
+    words = [counter & _MASK, counter >> 32, torch.zeros_like(counter), torch.zeros_like(counter)]
+    keys = [seed & _MASK, site & _MASK]
+    for _ in range(10):
+        # A product of two 32-bit words wraps in int64; shifting and masking still gives its halves.
+        first, second = words[0] * _MULTIPLIERS[0], words[2] * _MULTIPLIERS[1]
+        words = [
+            ((second >> 32) & _MASK) ^ words[1] ^ keys[0],
+            second & _MASK,
+            ((first >> 32) & _MASK) ^ words[3] ^ keys[1],
+            first & _MASK,
+        ]
+        keys = [(key + weyl) & _MASK for key, weyl in zip(keys, _WEYL, strict=True)]
+    return torch.stack(words, -1)
+
+
+def random_bytes(shape: torch.Size, axis: int, seed: int, site: int, device: torch.device) -> Tensor:
+    """Return 8 random bits for each element of a tensor of `shape`.
+
+    With `axis` moved last, each row is cut into chunks of 16; chunk number c, counted
+    row by row, reads the 16 bytes of counter c, low byte of the first word first.
+
+    Shapes: -> `shape`.
+    Dtypes: int64, values 0 to 255.
+    """
+    rows = torch.empty(shape, device="meta").movedim(axis, -1).shape
+    size = rows[-1]
+    chunks = -(-size // CHUNK)
+    count = rows[:-1].numel() * chunks
+    words = philox(torch.arange(count, device=device), seed, site)  # [count, 4]
+    shifts = torch.arange(0, 32, 8, device=device)
+    octets = (words[..., None] >> shifts) & 0xFF  # [count, 4, 4]
+    return octets.reshape(*rows[:-1], chunks * CHUNK)[..., :size].movedim(-1, axis)

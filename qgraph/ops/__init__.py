@@ -1,0 +1,6 @@
+"""The ops qgraph puts in a graph, and what computes them."""
+
+from qgraph.ops.define import dequantize, fake_quant, hadamard, quantize, rotate_quant, seed
+from qgraph.ops.lowering import describe_lowering
+
+__all__ = ["dequantize", "describe_lowering", "fake_quant", "hadamard", "quantize", "rotate_quant", "seed"]

@@ -1,0 +1,428 @@
+// Quantization kernels for the CPU. Each computes exactly what qgraph/numerics defines, in the same
+// order of operations: the tests compare bits. Built without contraction into FMA and without
+// -ffast-math; see cpu.py.
+//
+// A contiguous tensor is seen as [outer, K, inner], K the axis a product sums over. inner == 1 is the
+// row layout (blocks are contiguous), otherwise the column layout (blocks are strided, and the loops
+// run across them). Magnitudes are compared as integer bits, so NaN wins every maximum.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr float kFloatMax = 3.4028234663852886e38f;
+constexpr int64_t kColumns = 256;  // columns worked on together in the column layout
+constexpr int64_t kSerial = 16384;  // elements below which one thread is faster
+
+enum Scale : int { kTwoLevel, kCeil, kFloor, kFloat };
+
+struct Format {
+  int is_int, mantissa, min_exponent;  // min_exponent biased by 127
+  float max;
+  int scale, top_exponent;
+};
+
+inline uint32_t bits_of(float v) { uint32_t b; std::memcpy(&b, &v, 4); return b; }
+inline float float_of(uint32_t b) { float v; std::memcpy(&v, &b, 4); return v; }
+
+struct F32 {
+  using type = float;
+  static inline float load(float v) { return v; }
+  static inline float store(float v) { return v; }
+};
+struct BF16 {
+  using type = uint16_t;
+  static inline float load(uint16_t v) { return float_of(uint32_t(v) << 16); }
+  static inline uint16_t store(float v) {
+    const uint32_t b = bits_of(v);
+    return v != v ? 0x7fc0 : uint16_t((b + 0x7fff + ((b >> 16) & 1)) >> 16);
+  }
+};
+
+inline float round_bf16(float v) { return BF16::load(BF16::store(v)); }
+
+// Nearest, ties to even: adding and subtracting 2**23 steps rounds to whole steps.
+template <bool kInt>
+inline float round_nearest(float a, int mantissa, uint32_t min_exponent) {
+  uint32_t e = bits_of(a) >> 23;
+  e = e > min_exponent ? e : min_exponent;
+  const float c = kInt ? 8388608.0f : float_of((e + 23 - mantissa) << 23);
+  return (a + c) - c;
+}
+
+template <bool kInt>
+inline float round_stochastic(float a, int mantissa, uint32_t min_exponent, float noise) {
+  uint32_t e = bits_of(a) >> 23;
+  e = (e > min_exponent ? e : min_exponent) - mantissa;
+  const float step = kInt ? 1.0f : float_of(e << 23);
+  const float inverse = kInt ? 1.0f : float_of((254 - e) << 23);
+  return std::floor(a * inverse + noise) * step;
+}
+
+template <bool kInt, bool kNoise, bool kDivide>
+inline float apply(float v, float encode, float decode, float tensor_scale, const Format& f, float noise) {
+  const float scaled = kDivide ? v / encode : v * encode;
+  const uint32_t sign = bits_of(scaled) & 0x80000000u;
+  float a = float_of(bits_of(scaled) & 0x7fffffffu);
+  a = a > f.max ? f.max : a;
+  float r = kNoise ? round_stochastic<kInt>(a, f.mantissa, f.min_exponent, noise)
+                   : round_nearest<kInt>(a, f.mantissa, f.min_exponent);
+  r = r > f.max ? f.max : r;
+  return float_of(bits_of(r) | sign) * decode * tensor_scale;
+}
+
+// ---- scales ----------------------------------------------------------------------------------
+
+struct Tensorwide {
+  float wanted, inverse, scale;  // S_enc/max, 1/S_enc, amax/(max*448)
+};
+
+Tensorwide tensorwide(uint32_t amax_bits, const Format& f) {
+  const float amax = float_of(amax_bits);
+  if (f.scale != kTwoLevel) return {0.0f, 0.0f, 1.0f};
+  const float bound = f.max * 448.0f;
+  float encode = bound / amax;
+  encode = encode > kFloatMax ? kFloatMax : encode;
+  if (amax == 0.0f || encode == 0.0f) encode = 1.0f;
+  return {encode * (1.0f / f.max), 1.0f / encode, amax / bound};
+}
+
+void make_scales(const uint32_t* amax, float* encode, float* decode, int64_t n, const Tensorwide& t,
+                 const Format& f) {
+  if (f.scale == kTwoLevel) {
+    for (int64_t i = 0; i < n; ++i) {
+      float s = float_of(amax[i]) * t.wanted;
+      s = s > 448.0f ? 448.0f : s;
+      s = round_nearest<false>(s, 3, 121);
+      const float e = 1.0f / (s * t.inverse);
+      encode[i] = e > kFloatMax ? kFloatMax : e;
+      decode[i] = s;
+    }
+  } else if (f.scale == kFloat) {
+    for (int64_t i = 0; i < n; ++i) {
+      const float a = float_of(amax[i]);
+      const bool usable = a != 0.0f && amax[i] != 0x7f800000u;
+      if (f.is_int) {
+        const float d = usable ? a / f.max : 1.0f;
+        encode[i] = decode[i] = d == 0.0f ? 1.0f : d;
+      } else {
+        const float e = f.max / a;
+        encode[i] = usable ? (e > kFloatMax ? kFloatMax : e) : 1.0f;
+        decode[i] = 1.0f / encode[i];
+      }
+    }
+  } else {
+    const float inverse_max = 1.0f / f.max;
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t b = f.scale == kCeil ? bits_of(float_of(amax[i]) * inverse_max) : amax[i];
+      const int32_t e = b >> 23, mantissa = b & 0x7fffff;
+      int32_t byte = f.scale == kFloor ? e - f.top_exponent
+                     : e == 0          ? (mantissa > 0x400000)
+                                       : e + (mantissa > 0);
+      byte = std::min(std::max(byte, 0), 254);
+      const bool bad = amax[i] >= 0x7f800000u;
+      decode[i] = bad ? NAN : float_of(byte == 0 ? 0x00400000u : uint32_t(byte) << 23);
+      encode[i] = bad ? NAN : float_of(byte == 254 ? 0x00400000u : uint32_t(254 - byte) << 23);
+    }
+  }
+}
+
+// ---- random bits: Philox4x32-10, n counters from `first` on, `stride` apart -----------------------
+
+void philox(uint64_t first, uint64_t stride, int64_t n, uint32_t seed, uint32_t site, uint32_t* w0,
+            uint32_t* w1, uint32_t* w2, uint32_t* w3) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t counter = first + uint64_t(i) * stride;
+    uint32_t a = uint32_t(counter), b = uint32_t(counter >> 32), c = 0, d = 0;
+    uint32_t k0 = seed, k1 = site;
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t p = uint64_t(a) * 0xD2511F53u, q = uint64_t(c) * 0xCD9E8D57u;
+      a = uint32_t(q >> 32) ^ b ^ k0;
+      b = uint32_t(q);
+      c = uint32_t(p >> 32) ^ d ^ k1;
+      d = uint32_t(p);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    w0[i] = a; w1[i] = b; w2[i] = c; w3[i] = d;
+  }
+}
+
+// ---- fake quantization ---------------------------------------------------------------------------
+
+struct Job {
+  int64_t outer, size, inner;  // the tensor, [outer, size, inner]
+  int64_t across, along;       // the block; along == size for whole rows
+  int64_t rows;                // row layout: rows of one matrix, so that tiles do not cross matrices
+  int whole;                   // one scale for the tensor
+  uint32_t amax, seed, site;
+};
+
+struct Buffers {
+  std::vector<uint32_t> amax, words;
+  std::vector<float> encode, decode, noise;
+};
+
+template <class D, bool kInt, bool kNoise, bool kDivide>
+void columns(const typename D::type* x, typename D::type* y, const Job& job, const Format& f,
+             const Tensorwide& t, int64_t outer, int64_t k0, int64_t c0, int64_t n, Buffers& s) {
+  const int64_t k1 = std::min(k0 + job.along, job.size);
+  const int64_t base = outer * job.size * job.inner + c0;
+  uint32_t* amax = s.amax.data();
+  std::fill(amax, amax + n, job.whole ? job.amax : 0u);
+  if (!job.whole) {
+    for (int64_t k = k0; k < k1; ++k) {
+      const auto* row = x + base + k * job.inner;
+      for (int64_t c = 0; c < n; ++c) {
+        const uint32_t b = bits_of(D::load(row[c])) & 0x7fffffffu;
+        amax[c] = amax[c] > b ? amax[c] : b;
+      }
+    }
+    if (job.across > 1) {
+      for (int64_t c = 0; c < n; c += job.across) {
+        const int64_t end = std::min(c + job.across, n);
+        std::fill(amax + c, amax + end, *std::max_element(amax + c, amax + end));
+      }
+    }
+  }
+  float *encode = s.encode.data(), *decode = s.decode.data(), *noise = s.noise.data();
+  make_scales(amax, encode, decode, n, t, f);
+  const int64_t chunks = (job.size + 15) / 16;
+  uint32_t* words = s.words.data();
+  for (int64_t k = k0; k < k1; ++k) {
+    if (kNoise) {
+      if (k == k0 || k % 16 == 0) {
+        const uint64_t first = uint64_t(outer * job.inner + c0) * chunks + k / 16;
+        philox(first, chunks, n, job.seed, job.site, words, words + n, words + 2 * n, words + 3 * n);
+      }
+      const uint32_t* word = words + (k % 16) / 4 * n;
+      const int shift = 8 * (k % 4);
+      for (int64_t c = 0; c < n; ++c) noise[c] = float(int32_t((word[c] >> shift) & 255)) * (1.0f / 256);
+    }
+    const auto* row = x + base + k * job.inner;
+    auto* out = y + base + k * job.inner;
+    const float ts = t.scale;
+    for (int64_t c = 0; c < n; ++c)
+      out[c] = D::store(apply<kInt, kNoise, kDivide>(D::load(row[c]), encode[c], decode[c], ts, f,
+                                                     kNoise ? noise[c] : 0.0f));
+  }
+}
+
+template <class D, bool kInt, bool kNoise, bool kDivide, int kAlong>
+void row_blocks(const typename D::type* x, typename D::type* y, const Job& job, const Format& f,
+                const Tensorwide& t, int64_t row0, int64_t row1, int64_t k0, int64_t k1, Buffers& s) {
+  const int64_t along = kAlong ? kAlong : job.along;
+  const int64_t n = (k1 - k0 + along - 1) / along;
+  uint32_t* amax = s.amax.data();
+  std::fill(amax, amax + n, job.whole ? job.amax : 0u);
+  if (!job.whole) {
+    for (int64_t r = row0; r < row1; ++r) {
+      const auto* row = x + r * job.size + k0;
+      for (int64_t j = 0; j < n; ++j) {
+        const auto* block = row + j * along;
+        const int64_t len = std::min(along, k1 - k0 - j * along);
+        uint32_t m = 0;
+        if (kAlong && len == kAlong) {
+          for (int l = 0; l < kAlong; ++l) {
+            const uint32_t b = bits_of(D::load(block[l])) & 0x7fffffffu;
+            m = m > b ? m : b;
+          }
+        } else {
+          for (int64_t l = 0; l < len; ++l) {
+            const uint32_t b = bits_of(D::load(block[l])) & 0x7fffffffu;
+            m = m > b ? m : b;
+          }
+        }
+        amax[j] = amax[j] > m ? amax[j] : m;
+      }
+    }
+  }
+  float *encode = s.encode.data(), *decode = s.decode.data(), *noise = s.noise.data();
+  make_scales(amax, encode, decode, n, t, f);
+  const int64_t chunks = (job.size + 15) / 16, used = (k1 - k0 + 15) / 16;
+  const float ts = t.scale;
+  for (int64_t r = row0; r < row1; ++r) {
+    if (kNoise) {
+      uint32_t* w = s.words.data();
+      philox(uint64_t(r) * chunks + k0 / 16, 1, used, job.seed, job.site, w, w + used, w + 2 * used,
+             w + 3 * used);
+      for (int64_t j = 0; j < used; ++j)
+        for (int q = 0; q < 4; ++q) {
+          const uint32_t word = w[q * used + j];
+          for (int l = 0; l < 4; ++l)
+            noise[j * 16 + q * 4 + l] = float(int32_t((word >> (8 * l)) & 255)) * (1.0f / 256);
+        }
+    }
+    const auto* row = x + r * job.size + k0;
+    auto* out = y + r * job.size + k0;
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t start = j * along, len = std::min(along, k1 - k0 - start);
+      const float e = encode[j], d = decode[j];
+      if (kAlong && len == kAlong) {
+        for (int l = 0; l < kAlong; ++l)
+          out[start + l] = D::store(apply<kInt, kNoise, kDivide>(D::load(row[start + l]), e, d, ts, f,
+                                                                 kNoise ? noise[start + l] : 0.0f));
+      } else {
+        for (int64_t l = 0; l < len; ++l)
+          out[start + l] = D::store(apply<kInt, kNoise, kDivide>(D::load(row[start + l]), e, d, ts, f,
+                                                                 kNoise ? noise[start + l] : 0.0f));
+      }
+    }
+  }
+}
+
+template <class D, bool kInt, bool kNoise, bool kDivide>
+void run(const void* input, void* output, const Job& job, const Format& f) {
+  const auto* x = static_cast<const typename D::type*>(input);
+  auto* y = static_cast<typename D::type*>(output);
+  const Tensorwide t = tensorwide(job.amax, f);
+  const bool serial = job.outer * job.size * job.inner < kSerial;
+  if (job.inner > 1) {
+    const int64_t blocks = (job.size + job.along - 1) / job.along;
+    const int64_t width = std::max<int64_t>(1, kColumns / job.across) * job.across;
+    const int64_t strips = (job.inner + width - 1) / width;
+    const int64_t items = job.outer * blocks * strips;
+#pragma omp parallel if (!serial)
+    {
+      Buffers s{std::vector<uint32_t>(width), std::vector<uint32_t>(4 * width), std::vector<float>(width),
+                std::vector<float>(width), std::vector<float>(width)};
+#pragma omp for
+      for (int64_t i = 0; i < items; ++i) {
+        const int64_t c0 = i % strips * width, k0 = i / strips % blocks * job.along;
+        columns<D, kInt, kNoise, kDivide>(x, y, job, f, t, i / strips / blocks, k0, c0,
+                                          std::min(width, job.inner - c0), s);
+      }
+    }
+    return;
+  }
+  const int64_t span = std::min(job.size, job.along >= job.size ? job.size : 64 * job.along);
+  const int64_t pieces = (job.size + span - 1) / span;
+  const int64_t groups = (job.rows + job.across - 1) / job.across, matrices = job.outer / job.rows;
+  const int64_t items = matrices * groups * pieces;
+#pragma omp parallel if (!serial)
+  {
+    const int64_t room = span + 16;
+    Buffers s{std::vector<uint32_t>(room), std::vector<uint32_t>(room), std::vector<float>(room),
+              std::vector<float>(room), std::vector<float>(room)};
+#pragma omp for
+    for (int64_t i = 0; i < items; ++i) {
+      const int64_t k0 = i % pieces * span, matrix = i / pieces / groups, g = i / pieces % groups;
+      const int64_t row0 = matrix * job.rows + g * job.across;
+      const int64_t row1 = std::min(row0 + job.across, (matrix + 1) * job.rows);
+      const int64_t k1 = std::min(k0 + span, job.size);
+      if (job.along == 16)
+        row_blocks<D, kInt, kNoise, kDivide, 16>(x, y, job, f, t, row0, row1, k0, k1, s);
+      else if (job.along == 32)
+        row_blocks<D, kInt, kNoise, kDivide, 32>(x, y, job, f, t, row0, row1, k0, k1, s);
+      else
+        row_blocks<D, kInt, kNoise, kDivide, 0>(x, y, job, f, t, row0, row1, k0, k1, s);
+    }
+  }
+}
+
+template <class D>
+void dispatch(const void* x, void* y, const Job& job, const Format& f, bool noise) {
+  const bool divide = f.is_int && f.scale == kFloat;
+  if (f.is_int) {
+    if (divide) noise ? run<D, true, true, true>(x, y, job, f) : run<D, true, false, true>(x, y, job, f);
+    else noise ? run<D, true, true, false>(x, y, job, f) : run<D, true, false, false>(x, y, job, f);
+  } else {
+    noise ? run<D, false, true, false>(x, y, job, f) : run<D, false, false, false>(x, y, job, f);
+  }
+}
+
+template <class D>
+uint32_t largest(const void* input, int64_t n) {
+  const auto* x = static_cast<const typename D::type*>(input);
+  uint32_t m = 0;
+#pragma omp parallel for simd reduction(max : m) if (parallel : n >= kSerial)
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t b = bits_of(D::load(x[i])) & 0x7fffffffu;
+    m = m > b ? m : b;
+  }
+  return m;
+}
+
+// ---- rotation: [outer, size, inner] -> [outer, padded, inner], returning the largest magnitude ----
+
+template <class D>
+uint32_t rotate(const void* input, void* output, int64_t outer, int64_t size, int64_t inner, int n,
+                const float* signs, bool bf16) {
+  const auto* x = static_cast<const typename D::type*>(input);
+  auto* y = static_cast<typename D::type*>(output);
+  const int64_t chunks = (size + n - 1) / n, padded = chunks * n;
+  // In the row layout the loops run across rows instead, so that they still vectorize.
+  const bool by_row = inner == 1;
+  const int64_t columns = by_row ? outer : inner, groups = by_row ? 1 : outer;
+  const int64_t in_k = by_row ? 1 : inner, in_c = by_row ? size : 1, out_c = by_row ? padded : 1;
+  const int64_t width = std::min<int64_t>(columns, 64);
+  const int64_t strips = (columns + width - 1) / width, items = groups * chunks * strips;
+  const float norm = float(1.0 / std::sqrt(double(n)));
+  uint32_t result = 0;
+#pragma omp parallel reduction(max : result) if (outer * size * inner >= kSerial)
+  {
+    std::vector<float> buffer(n * width);
+    float* b = buffer.data();
+#pragma omp for
+    for (int64_t i = 0; i < items; ++i) {
+      const int64_t c0 = i % strips * width, k0 = i / strips % chunks * n, o = i / strips / chunks;
+      const int64_t w = std::min(width, columns - c0);
+      for (int l = 0; l < n; ++l) {
+        const auto* row = x + o * size * inner + (k0 + l) * in_k + c0 * in_c;
+        const bool inside = k0 + l < size;
+        for (int64_t c = 0; c < w; ++c) b[l * w + c] = (inside ? D::load(row[c * in_c]) : 0.0f) * signs[l];
+      }
+      for (int distance = 1; distance < n; distance *= 2)
+        for (int start = 0; start < n; start += 2 * distance)
+          for (int l = start; l < start + distance; ++l) {
+            float *low = b + l * w, *high = b + (l + distance) * w;
+            for (int64_t c = 0; c < w; ++c) {
+              const float p = low[c], q = high[c];
+              low[c] = p + q;
+              high[c] = p - q;
+            }
+          }
+      uint32_t m = 0;
+      for (int l = 0; l < n; ++l) {
+        auto* row = y + o * padded * inner + (k0 + l) * in_k + c0 * out_c;
+        for (int64_t c = 0; c < w; ++c) {
+          float v = b[l * w + c] * norm;
+          v = bf16 ? round_bf16(v) : v;
+          row[c * out_c] = D::store(v);
+          const uint32_t u = bits_of(D::load(D::store(v))) & 0x7fffffffu;
+          m = m > u ? m : u;
+        }
+      }
+      result = result > m ? result : m;
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t qgraph_amax(const void* x, int64_t n, int is_bf16) {
+  return is_bf16 ? largest<BF16>(x, n) : largest<F32>(x, n);
+}
+
+uint32_t qgraph_hadamard(const void* x, void* y, int is_bf16, int64_t outer, int64_t size, int64_t inner,
+                         int n, const float* signs, int round_to_bf16) {
+  return is_bf16 ? rotate<BF16>(x, y, outer, size, inner, n, signs, round_to_bf16)
+                 : rotate<F32>(x, y, outer, size, inner, n, signs, round_to_bf16);
+}
+
+void qgraph_fake_quant(const void* x, void* y, int is_bf16, int64_t outer, int64_t size, int64_t inner,
+                       int64_t rows, int64_t across, int64_t along, int whole, int is_int, int mantissa,
+                       int min_exponent, float max, int scale, int top_exponent, uint32_t amax, int noise,
+                       uint32_t seed, uint32_t site) {
+  const Job job{outer, size, inner, across, along, rows, whole, amax, seed, site};
+  const Format f{is_int, mantissa, min_exponent, max, scale, top_exponent};
+  is_bf16 ? dispatch<BF16>(x, y, job, f, noise) : dispatch<F32>(x, y, job, f, noise);
+}
+}

@@ -1,0 +1,151 @@
+"""The semantic ops a graph may hold. Importing this module registers them with torch.
+
+    qgraph::seed() -> Tensor                        one random int64 a step, from torch's CPU generator
+    qgraph::hadamard(x, signs, axis, rounding)      block rotation along an axis
+    qgraph::fake_quant(x, format, axis, seed, site) quantize and dequantize
+    qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
+    qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
+
+`format` is the text form of a block format; a seed of None means rounding to nearest, and a seed
+tensor makes rounding stochastic, with `site` telling one place in the graph from another. Each op is
+defined by the function of the same name in `qgraph.numerics`; on a CPU `qgraph.ops.cpu` computes the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qgraph import numerics
+from qgraph.formats import Block, parse_format
+from qgraph.numerics import Noise
+from qgraph.ops import cpu
+
+_LIBRARY = torch.library.Library("qgraph", "DEF")
+
+
+def _noise(seed: Tensor | None, site: int) -> Noise | None:
+    return None if seed is None else Noise(seed=int(seed.item()), site=site)
+
+
+def _seed() -> Tensor:
+    return torch.randint(0, 2**32, (1,), dtype=torch.int64)
+
+
+def _seed_fake() -> Tensor:
+    return torch.empty(1, dtype=torch.int64)
+
+
+def _hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
+    if cpu.supports(x):
+        return cpu.hadamard(x, signs, axis, rounding)[0]
+    return numerics.hadamard(x, signs, axis, rounding)
+
+
+def _hadamard_fake(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
+    return x.new_empty(_padded(x, len(signs), axis))
+
+
+def _fake_quant(x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0) -> Tensor:
+    chosen = cpu.fake_quant if cpu.supports(x) else numerics.fake_quant
+    return chosen(x, parse_format(format), axis, _noise(seed, site))
+
+
+def _fake_quant_fake(x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _rotate_quant(
+    x: Tensor, signs: str, rounding: str, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
+    fmt, noise = parse_format(format), _noise(seed, site)
+    if cpu.supports(x):
+        rotated, amax = cpu.hadamard(x, signs, axis, rounding)
+        return cpu.fake_quant(rotated, fmt, axis, noise, amax)
+    return numerics.fake_quant(numerics.hadamard(x, signs, axis, rounding), fmt, axis, noise)
+
+
+def _rotate_quant_fake(
+    x: Tensor, signs: str, rounding: str, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
+    return x.new_empty(_padded(x, len(signs), axis))
+
+
+def _quantize(
+    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    return numerics.quantize(x, parse_format(format), axis, _noise(seed, site))
+
+
+def _quantize_fake(
+    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    fmt = parse_format(format)
+    rows = x.movedim(axis, -1).shape
+    scales = [*rows[:-2], *_blocks(rows, fmt.block)]
+    across, along = fmt.block.across or rows[-2], fmt.block.along or rows[-1]
+    size = scales[-1] * along
+    size = (size + 1) // 2 if fmt.element.bits <= 4 else size
+    codes = x.new_empty([*rows[:-2], scales[-2] * across, size], dtype=torch.uint8)
+    dtype = {"e4m3": torch.float8_e4m3fn, "fp32": torch.float32}.get(fmt.scale, torch.uint8)
+    return codes, x.new_empty(scales, dtype=dtype), x.new_empty([], dtype=torch.float32)
+
+
+def _dequantize(
+    codes: Tensor, scales: Tensor, tensor_scale: Tensor, format: str, shape: list[int], axis: int,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    fmt = parse_format(format)
+    return numerics.dequantize(codes, scales, tensor_scale, fmt, torch.Size(shape), axis, dtype)
+
+
+def _dequantize_fake(
+    codes: Tensor, scales: Tensor, tensor_scale: Tensor, format: str, shape: list[int], axis: int,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    return codes.new_empty(shape, dtype=dtype)
+
+
+def _padded(x: Tensor, n: int, axis: int) -> list[int]:
+    shape = list(x.shape)
+    shape[axis] = (shape[axis] + n - 1) // n * n
+    return shape
+
+
+def _blocks(rows: torch.Size, block: Block) -> tuple[int, int]:
+    across, along = block.across or rows[-2], block.along or rows[-1]
+    return (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along
+
+
+_QUANT = "str format, int axis, Tensor? seed=None, int site=0"
+_OPS = (
+    ("seed() -> Tensor", _seed, _seed_fake),
+    ("hadamard(Tensor x, str signs, int axis, str rounding) -> Tensor", _hadamard, _hadamard_fake),
+    (f"fake_quant(Tensor x, {_QUANT}) -> Tensor", _fake_quant, _fake_quant_fake),
+    (
+        f"rotate_quant(Tensor x, str signs, str rounding, {_QUANT}) -> Tensor",
+        _rotate_quant,
+        _rotate_quant_fake,
+    ),
+    (f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)", _quantize, _quantize_fake),
+    (
+        "dequantize(Tensor codes, Tensor scales, Tensor tensor_scale, str format, SymInt[] shape, "
+        "int axis, ScalarType dtype) -> Tensor",
+        _dequantize,
+        _dequantize_fake,
+    ),
+)
+for _schema, _eager, _fake in _OPS:
+    _name = _schema.split("(")[0]
+    # A draw must never be folded to a constant or moved; the rest are pure functions.
+    _tags = (torch.Tag.nondeterministic_seeded,) if _name == "seed" else ()
+    _LIBRARY.define(_schema, tags=_tags)
+    _LIBRARY.impl(_name, _eager, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"qgraph::{_name}", _fake, lib=_LIBRARY)
+
+seed = torch.ops.qgraph.seed.default
+hadamard = torch.ops.qgraph.hadamard.default
+fake_quant = torch.ops.qgraph.fake_quant.default
+rotate_quant = torch.ops.qgraph.rotate_quant.default
+quantize = torch.ops.qgraph.quantize.default
+dequantize = torch.ops.qgraph.dequantize.default

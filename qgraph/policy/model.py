@@ -1,0 +1,210 @@
+"""A resolved policy: every name in the file replaced by what it stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qgraph.errors import Place
+from qgraph.formats import BlockFormat
+from qgraph.policy.selector import Match, Role, range_text
+
+Rounding = Literal["nearest", "stochastic"]
+Ragged = Literal["pad", "keep"]
+Signs = Literal["te", "none"]
+Output = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A block Hadamard rotation along the axis a product sums over.
+
+    `hadamard` counts elements per block. `signs` picks the random signs: Transformer Engine's
+    fixed sixteen, or none. The rotated values are rounded to `output`.
+    """
+
+    name: str
+    hadamard: int
+    signs: Signs = "none"
+    output: Output = "bf16"
+
+    @property
+    def rotation(self) -> tuple[int, Signs]:
+        """What decides the matrix: both operands of a product must agree on it."""
+        return self.hadamard, self.signs
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperandPolicy:
+    """What happens to one operand of a product; no format means high precision."""
+
+    format: BlockFormat | None = None
+    rounding: Rounding = "nearest"
+    transform: Transform | None = None
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the operand is stored in fewer bits."""
+        return self.format is not None
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything happens to the operand at all."""
+        return self.format is not None or self.transform is not None
+
+
+HIGH = OperandPolicy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One entry of `rules`: the sites it speaks about, and what happens to them.
+
+    `places` says where each block selector stands in the file.
+    """
+
+    number: int  # from 1, in file order
+    place: Place
+    match: Match
+    keep: bool
+    products: Mapping[Role, Mapping[str, OperandPolicy]]
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The rule in one line."""
+        does = "keep high" if self.keep else f"quantize {', '.join(self.products)}"
+        return f"{self.title}: {does}"
+
+    @property
+    def title(self) -> str:
+        """The rule's number and what it matches."""
+        return f"rule {self.number} ({self.match})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Rules in file order; the first that matches a site decides.
+
+    `ragged` says what to do with a product whose summed axis is no multiple of the block.
+    """
+
+    name: str
+    source: str = ""
+    path: str = ""
+    ragged: Ragged = "pad"
+    rules: tuple[Rule, ...]
+
+    @property
+    def operands(self) -> Iterator[OperandPolicy]:
+        """Every operand the rules name."""
+        return (o for rule in self.rules for p in rule.products.values() for o in p.values())
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether any rule stores an operand in fewer bits."""
+        return any(operand.quantizes for operand in self.operands)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any operand is rounded stochastically."""
+        return any(operand.rounding == "stochastic" for operand in self.operands)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of all that changes numbers: names and places do not."""
+        facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the policy in the file's own schema, with formats named by their text form."""
+        formats = {str(o.format): _format_entry(o.format) for o in self.operands if o.format}
+        transforms: dict[str, object] = {}
+        for transform in (o.transform for o in self.operands if o.transform):
+            entry = _transform_facts(transform)
+            known = transforms.setdefault(transform.name, entry)
+            assert known == entry, f"two transforms are called '{transform.name}'"
+        return {
+            "qgraph": 1,
+            "name": self.name,
+            "source": self.source,
+            "ragged": self.ragged,
+            "formats": formats,
+            "transforms": transforms,
+            "rules": [_rule_entry(rule) for rule in self.rules],
+        }
+
+
+def _rule_facts(rule: Rule) -> dict[str, object]:
+    match = _match_entry(rule.match)
+    if rule.match.modules is not None:
+        match["module"] = sorted(set(rule.match.modules))
+    products = {
+        role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
+        for role, operands in rule.products.items()
+    }
+    return {"match": match, "products": {role: facts for role, facts in products.items() if facts}}
+
+
+def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
+    transform = operand.transform and _transform_facts(operand.transform)
+    return {
+        "format": operand.format and str(operand.format),
+        "rounding": operand.rounding,
+        "transform": transform,
+    }
+
+
+def _transform_facts(transform: Transform) -> dict[str, object]:
+    return {
+        "hadamard": transform.hadamard,
+        "signs": transform.signs,
+        "output": transform.output,
+    }
+
+
+def _rule_entry(rule: Rule) -> dict[str, object]:
+    entry: dict[str, object] = {"match": _match_entry(rule.match)}
+    if rule.keep:
+        entry["keep"] = "high"
+    for role, operands in rule.products.items():
+        entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
+    return entry
+
+
+def _match_entry(match: Match) -> dict[str, object]:
+    entry: dict[str, object] = {}
+    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
+        if value is not None:
+            entry[key] = list(value)
+    if match.blocks is not None:
+        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
+    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
+        if count is not None:
+            entry[key] = str(count) if count.percent else int(count.amount)
+    return entry
+
+
+def _operand_entry(operand: OperandPolicy) -> object:
+    name = "high" if operand.format is None else str(operand.format)
+    if operand.transform is None and operand.rounding == "nearest":
+        return name
+    entry = {"format": name, "rounding": operand.rounding}
+    return entry | ({"transform": operand.transform.name} if operand.transform else {})
+
+
+def _format_entry(fmt: BlockFormat) -> dict[str, object]:
+    across, along = fmt.block.across, fmt.block.along
+    entry: dict[str, object] = {
+        "element": fmt.element.name,
+        "block": str(fmt.block) if across is None or along is None else [across, along],
+    }
+    scale, _, rounding = fmt.scale.partition("-")
+    entry["scale"] = scale
+    if rounding:
+        entry["scale_rounding"] = rounding
+    if fmt.tensor_scale:
+        entry["tensor_scale"] = "fp32"
+    return entry

@@ -1,0 +1,178 @@
+"""The policy file's schema: what keys there are, what they take, what they mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from qgraph.policy.model import Output, Ragged, Rounding, Signs
+from qgraph.policy.values import (
+    BlockShape,
+    Count,
+    ElementName,
+    Hadamard,
+    Modules,
+    Ops,
+    Ranges,
+    Roles,
+    Version,
+)
+
+CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _key(description: str, example: Any) -> Any:
+    return Field(description=description, examples=[example])
+
+
+def _optional(description: str, example: Any, default: Any = None) -> Any:
+    return Field(default=default, description=description, examples=[example])
+
+
+class FormatEntry(BaseModel):
+    """How a tensor is stored in few bits."""
+
+    model_config = CONFIG
+    element: ElementName = _key("The number format of one element.", "e2m1")
+    block: BlockShape = _key(
+        "The elements that share one scale: [across, along] the axis the product sums over, "
+        "row (that whole axis), or tensor.",
+        [1, 16],
+    )
+    scale: Literal["e4m3", "ue8m0", "fp32"] = _key("The number format of a block's scale.", "e4m3")
+    scale_rounding: Literal["rceil", "floor"] | None = _optional(
+        "How a ue8m0 scale is rounded: up, so that nothing saturates (the default), or down.",
+        "rceil",
+    )
+    tensor_scale: Literal["fp32"] | None = _optional(
+        "One more scale for the whole tensor; goes with scale: e4m3.", "fp32"
+    )
+
+
+class TransformEntry(BaseModel):
+    """A rotation of both operands of a product, which leaves the product as it was."""
+
+    model_config = CONFIG
+    hadamard: Hadamard = _key("Elements in one block of the Hadamard rotation.", 16)
+    signs: Signs = _optional(
+        "Random signs: te (Transformer Engine's fixed sixteen) or none.", "te", "none"
+    )
+    output: Output = _optional("What the rotated values are rounded to.", "bf16", "bf16")
+
+
+class OperandEntry(BaseModel):
+    """What happens to one operand."""
+
+    model_config = CONFIG
+    format: str = _key("A name from `formats`, or high.", "high")
+    rounding: Rounding = _optional(
+        "To the nearest value, or up or down at random so that the mean is exact.",
+        "stochastic",
+        "nearest",
+    )
+    transform: str | None = _optional("A name from `transforms`; both operands need it.", "rht")
+
+
+def _as_entry(value: object) -> object:
+    return {"format": value} if isinstance(value, str) else value
+
+
+Operand = Annotated[
+    OperandEntry, BeforeValidator(_as_entry, json_schema_input_type=str | OperandEntry)
+]
+
+
+class FpropEntry(BaseModel):
+    """The forward product."""
+
+    model_config = CONFIG
+    input: Operand | None = _optional("The layer's input.", "fp4")
+    weight: Operand | None = _optional("The weight.", "fp4")
+    lhs: Operand | None = _optional("The left operand of an op without a weight.", "fp4")
+    rhs: Operand | None = _optional("The right operand of an op without a weight.", "fp4")
+
+
+class DgradEntry(BaseModel):
+    """The product that gives the gradient of the input, or of lhs and rhs."""
+
+    model_config = CONFIG
+    grad_output: Operand | None = _optional("The gradient of the output.", "fp4")
+    weight: Operand | None = _optional("The weight.", "fp4")
+    lhs: Operand | None = _optional("The left operand of an op without a weight.", "fp4")
+    rhs: Operand | None = _optional("The right operand of an op without a weight.", "fp4")
+
+
+class WgradEntry(BaseModel):
+    """The product that gives the gradient of the weight."""
+
+    model_config = CONFIG
+    input: Operand | None = _optional("The layer's input.", "fp4")
+    grad_output: Operand | None = _optional("The gradient of the output.", "fp4")
+
+
+class MatchEntry(BaseModel):
+    """The sites a rule speaks about; no key at all means every site."""
+
+    model_config = CONFIG
+    op: Ops | None = _optional("Kinds of product.", "linear")
+    module: Modules | None = _optional(
+        "Module paths; * stands for anything, dots too. A path without * also names the last "
+        "parts of a longer one: lm_head matches model.lm_head.",
+        "lm_head",
+    )
+    role: Roles | None = _optional("Which of an op's products.", "fprop")
+    blocks: Ranges | None = _optional(
+        "Blocks of the model, from 0 or, below 0, from the end: 0, -1, 2-5. Of blocks, "
+        "first_blocks and last_blocks one must hold.",
+        [0, "2-5", -1],
+    )
+    first_blocks: Count | None = _optional(
+        "The first blocks of each stack: how many, or a percent, rounded up.", "15%"
+    )
+    last_blocks: Count | None = _optional(
+        "The last blocks of each stack: how many, or a percent, rounded up.", "15%"
+    )
+
+
+class RuleEntry(BaseModel):
+    """What happens to the sites a rule matches: keep them, or quantize operands per product."""
+
+    model_config = CONFIG
+    match: MatchEntry = _optional(
+        "Which sites; left out, all of them.", {"op": "linear"}, MatchEntry()
+    )
+    keep: Literal["high"] | None = _optional("Leave the sites in high precision.", "high")
+    fprop: FpropEntry | None = _optional("The forward product.", {"input": "fp4"})
+    dgrad: DgradEntry | None = _optional("The input's gradient.", {"grad_output": "fp4"})
+    wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
+
+
+class PolicyFile(BaseModel):
+    """What a training run does with its products: which are quantized, and how."""
+
+    model_config = ConfigDict(**CONFIG, title="qgraph policy")
+    qgraph: Version = _key("The version of this schema.", 1)
+    name: Annotated[str, Field(min_length=1)] = _key("What reports call the policy.", "nvfp4")
+    source: str = _optional("Where the recipe comes from.", "arXiv 2509.25149", "")
+    ragged: Ragged = _optional(
+        "A product whose summed axis is no multiple of the block: pad it with zeros, or keep it "
+        "in high precision.",
+        "pad",
+        "pad",
+    )
+    formats: dict[str, FormatEntry] = _optional(
+        "Number formats by name.", {"fp8": {"element": "e4m3", "block": "tensor", "scale": "fp32"}}, {}
+    )
+    transforms: dict[str, TransformEntry] = _optional(
+        "Rotations by name.", {"rht": {"hadamard": 16, "signs": "te"}}, {}
+    )
+    rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
+        "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
+    )
+
+
+def policy_json_schema() -> dict[str, object]:
+    """Return the JSON Schema of a policy file, for editors."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return draft | PolicyFile.model_json_schema()

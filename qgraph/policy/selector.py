@@ -1,0 +1,163 @@
+"""Which sites a rule speaks about: by op, module path, role and block."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol, get_args
+
+Role = Literal["fprop", "dgrad", "wgrad"]
+Op = Literal["linear", "matmul", "conv", "experts", "sdpa"]
+OperandKind = Literal["input", "weight", "grad_output", "lhs", "rhs"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+OPS: tuple[Op, ...] = get_args(Op)
+
+# The two operands of every product: of an op with a weight, and of one without.
+PRODUCTS: dict[Role, tuple[tuple[OperandKind, OperandKind], ...]] = {
+    "fprop": (("input", "weight"),),
+    "dgrad": (("grad_output", "weight"),),
+    "wgrad": (("input", "grad_output"),),
+}
+ACTIVATION_PRODUCTS: dict[Role, tuple[tuple[OperandKind, OperandKind], ...]] = {
+    "fprop": (("lhs", "rhs"),),
+    "dgrad": (("grad_output", "rhs"), ("lhs", "grad_output")),
+    "wgrad": (),
+}
+
+
+def products_of(op: Op) -> dict[Role, tuple[tuple[OperandKind, OperandKind], ...]]:
+    """Return the operand pairs of each product of `op`."""
+    return ACTIVATION_PRODUCTS if op in ("matmul", "sdpa") else PRODUCTS
+
+
+class SiteFacts(Protocol):
+    """What a rule may ask of a site: one product in a graph."""
+
+    @property
+    def op(self) -> str:
+        """One of OPS."""
+
+    @property
+    def module(self) -> str:
+        """Dotted module path; may be empty."""
+
+    @property
+    def role(self) -> str:
+        """One of ROLES."""
+
+    @property
+    def block(self) -> int | None:
+        """Index within the site's stack of blocks, from 0; None outside any stack."""
+
+    @property
+    def block_count(self) -> int | None:
+        """How many blocks that stack has."""
+
+    @property
+    def operand_kinds(self) -> tuple[str, ...]:
+        """The product's two operands, such as ("input", "weight")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCount:
+    """A number of blocks, or a share of a stack in percent."""
+
+    amount: Fraction
+    percent: bool
+
+    def __str__(self) -> str:
+        if not self.percent:
+            return str(self.amount)
+        return f"{float(self.amount):g}%"
+
+    def of(self, total: int) -> int:
+        """Return how many of `total` blocks this is; a share rounds up to whole blocks."""
+        if not self.percent:
+            return int(self.amount)
+        return math.ceil(self.amount * total / 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """The sites a rule speaks about; None asks for nothing.
+
+    All of `ops`, `modules` and `roles` must hold. `blocks` holds first and last index of each
+    range, negative from the end. Where `blocks`, `first_blocks` or `last_blocks` are given, a
+    site matches if one of them names its block, and a site outside any block does not match.
+    """
+
+    ops: tuple[Op, ...] | None = None
+    modules: tuple[str, ...] | None = None
+    roles: tuple[Role, ...] | None = None
+    blocks: tuple[tuple[int, int], ...] | None = None
+    first_blocks: BlockCount | None = None
+    last_blocks: BlockCount | None = None
+
+    @property
+    def asks_block(self) -> bool:
+        """Whether any block selector is given."""
+        return not (self.blocks is self.first_blocks is self.last_blocks is None)
+
+    def matches(self, site: SiteFacts) -> bool:
+        """Whether the rule speaks about `site`."""
+        return self.matches_outside_blocks(site) and (
+            not self.asks_block or self._names_block(site.block, site.block_count)
+        )
+
+    def matches_outside_blocks(self, site: SiteFacts) -> bool:
+        """Whether the rule would speak about `site` were it in the right block."""
+        return (
+            (self.ops is None or site.op in self.ops)
+            and (self.roles is None or site.role in self.roles)
+            and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
+        )
+
+    def _names_block(self, block: int | None, count: int | None) -> bool:
+        if block is None or count is None:
+            return False
+        return (
+            any(from_start(a, count) <= block <= from_start(b, count) for a, b in self.blocks or ())
+            or (self.first_blocks is not None and block < self.first_blocks.of(count))
+            or (self.last_blocks is not None and block >= count - self.last_blocks.of(count))
+        )
+
+    def __str__(self) -> str:
+        words = [
+            _phrase("op", self.ops),
+            _phrase("module", self.modules),
+            _phrase("role", self.roles),
+            _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
+            _phrase("first_blocks", None if self.first_blocks is None else [self.first_blocks]),
+            _phrase("last_blocks", None if self.last_blocks is None else [self.last_blocks]),
+        ]
+        return ", ".join(word for word in words if word) or "everything"
+
+
+def from_start(block: int, count: int) -> int:
+    """Return a block index counted from the start."""
+    return block if block >= 0 else count + block
+
+
+def range_text(blocks: tuple[int, int]) -> str:
+    """Return a range of blocks as a policy file writes it."""
+    first, last = blocks
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _names(glob: str, module: str) -> bool:
+    if any(letter in glob for letter in "*?["):
+        return fnmatch.fnmatchcase(module, glob)
+    return module == glob or module.endswith(f".{glob}")
+
+
+def _phrase(key: str, values: Iterable[object] | None) -> str:
+    if values is None:
+        return ""
+    words = [str(value) for value in values]
+    if len(words) > 3:
+        words = [words[0], f"{len(words) - 1} others"]
+    return f"{key} {' or '.join(words)}"

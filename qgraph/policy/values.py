@@ -1,0 +1,141 @@
+"""The values a policy file may hold: how each is read, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from qgraph.errors import FormatError
+from qgraph.formats import ELEMENTS, Block, find_element, make_block
+from qgraph.policy.selector import BlockCount, Op, Role
+
+HADAMARDS = (2, 4, 8, 16, 32, 64, 128, 256)
+FAULT = "qgraph"  # the type of the errors raised here; their context holds problem and fix
+
+
+def _fault(problem: str, fix: str) -> PydanticCustomError:
+    return PydanticCustomError(FAULT, "{problem}", {"problem": problem, "fix": fix})
+
+
+def _version(value: object) -> int:
+    if value != 1 or not isinstance(value, int) or isinstance(value, bool):
+        raise _fault(f"version '{value}' is unknown", "write qgraph: 1")
+    return value
+
+
+def _element(value: object) -> str:
+    try:
+        return find_element(str(value)).name
+    except FormatError as error:
+        raise _fault(*_parts(error)) from None
+
+
+def _block(value: object) -> Block:
+    match value:
+        case str():
+            text = value
+        case [int() as across, int() as along]:
+            text = f"{across}x{along}"
+        case _:
+            text = ""
+    if text not in ("tensor", "row") and not isinstance(value, list):
+        raise _fault(f"unknown block '{value}'", "write tensor, row, or a tile such as [1, 16]")
+    try:
+        return make_block(text)
+    except FormatError:
+        fix = "write [ACROSS, ALONG], 1 to 1024 by 2 to 1024 elements, as in [1, 16]"
+        raise _fault(f"block '{value}' is not a tile", fix) from None
+
+
+def _hadamard(value: object) -> int:
+    if not isinstance(value, int) or value not in HADAMARDS or isinstance(value, bool):
+        raise _fault(f"a rotation of '{value}' elements is unknown", "write a power of two, 2 to 256")
+    return value
+
+
+def _module(value: object) -> str:
+    if not isinstance(value, str):
+        raise _fault(f"'{value}' is not a module path", "write module: lm_head")
+    if not value:
+        raise _fault("the module path is empty", "write module: lm_head")
+    if found := re.search(r"[\s,]", value):
+        what = "a comma" if "," in value else f"white space ({found[0]!a})"
+        raise _fault(f"'{value}' has {what}", "write a list: [lm_head, score]")
+    return value
+
+
+def _range(value: object) -> tuple[int, int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    found = re.fullmatch(r"(-?[0-9]{1,6})-(-?[0-9]{1,6})", value) if isinstance(value, str) else None
+    if not found:
+        raise _fault(f"'{value}' is not a block", "write an index such as 0 or -1, or a range: 0-3")
+    first, last = int(found[1]), int(found[2])
+    if (first < 0) == (last < 0) and first > last:
+        raise _fault(f"the range '{value}' holds no block", "write the lower block first")
+    return first, last
+
+
+def _count(value: object) -> BlockCount:
+    fix = "write a number of blocks such as 2, or a percent such as 15%"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise _fault(f"'{value}' is below 0", fix)
+        return BlockCount(amount=Fraction(value), percent=False)
+    found = None
+    if isinstance(value, str):
+        found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%", value)
+    if not found:
+        raise _fault(f"'{value}' is not a number of blocks", fix)
+    if Fraction(found[1]) > 100:
+        raise _fault(f"'{value}' is more than 100%", fix)
+    return BlockCount(amount=Fraction(found[1]), percent=True)
+
+
+def _parts(error: FormatError) -> tuple[str, str]:
+    problem, _, fix = str(error).partition("\n  fix: ")
+    return problem, fix
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str | int) else value
+
+
+Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
+ElementName = Annotated[
+    str, PlainValidator(_element), WithJsonSchema({"enum": list(ELEMENTS)})
+]
+BlockShape = Annotated[
+    Block,
+    PlainValidator(_block, json_schema_input_type=Literal["tensor", "row"] | tuple[int, int]),
+]
+Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
+Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]
+
+_Module = Annotated[str, PlainValidator(_module, json_schema_input_type=str)]
+_Range = Annotated[tuple[int, int], PlainValidator(_range, json_schema_input_type=int | str)]
+
+Ops = Annotated[
+    list[Op],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=Op | list[Op]),
+]
+Modules = Annotated[
+    list[_Module],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+]
+Roles = Annotated[
+    list[Role],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=Role | list[Role]),
+]
+Ranges = Annotated[
+    list[_Range],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=int | str | list[int | str]),
+]
