@@ -12,7 +12,6 @@ from qgraph.errors import Place, PolicyError
 
 Path = tuple[str | int, ...]
 MAX_DEPTH = 12  # a policy needs 6
-CORE_TAGS = {f"tag:yaml.org,2002:{word}": word for word in ("int", "float", "bool", "null")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,14 @@ def key_text(path: Path) -> str:
     return text or "policy"
 
 
+def printable(text: str) -> str:
+    """Return text with line breaks and the like written as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def shown(text: str) -> str:
-    """Return text fit for one line of an error."""
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    """Return text fit for one line of an error, cut after 60 characters."""
+    text = printable(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -77,12 +81,15 @@ def read_document(text: str, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         start = text[: error.position]
         place = _place_after(start, file)
-        problem = f"the character {ascii(chr(ord(text[error.position])))} is not allowed"
+        problem = f"the character {text[error.position]!a} is not allowed"
         raise PolicyError(place, "yaml", problem, "remove it") from None
-    except (ValueError, OverflowError):  # an escape beyond Unicode: PyYAML lets chr() fail
-        place = Place(file=file, line=1, column=1)
-        problem = "an escape stands for no character"
-        raise PolicyError(place, "yaml", problem, "remove the escapes") from None
+    except PolicyError:
+        raise
+    except (ValueError, OverflowError):  # PyYAML lets chr() and int() fail
+        found = re.search(r"\\U(?!0010|000)|^%YAML", text, re.MULTILINE)
+        place = _place_after(text[: found.start()] if found else "", file)
+        problem, fix = "the number is too large", "remove the escape or directive"
+        raise PolicyError(place, "yaml", problem, fix) from None
     place = Place(file=file, line=1, column=1)
     if node is None:
         raise PolicyError(place, "policy", "the file is empty", "begin with qgraph: 1")
@@ -107,19 +114,21 @@ class _Reader:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if documents > 1:
-                raise PolicyError(place, "yaml", "a second document begins", "write one policy a file")
+                problem = "a second document begins"
+                raise PolicyError(place, "yaml", problem, "write one policy a file")
             if depth > MAX_DEPTH:
                 problem = f"lists and mappings lie more than {MAX_DEPTH} deep"
                 raise PolicyError(place, "yaml", problem, "close the brackets")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 fix = "write the value out in each place"
                 raise PolicyError(place, "yaml", "anchors and aliases are not supported", fix)
-            if getattr(event, "tag", None):
-                problem = f"the tag '{shown(event.tag)}' is not supported"
+            if tag := getattr(event, "tag", None):
+                problem = f"the tag '{shown(tag)}' is not supported"
                 raise PolicyError(place, "yaml", problem, "remove it")
 
     def place(self, item: yaml.Node | yaml.Event) -> Place:
         mark = item.start_mark
+        assert mark is not None, "the parser gives every item a place"
         return Place(file=self.file, line=mark.line + 1, column=mark.column + 1)
 
     def read(self, node: yaml.Node, path: Path) -> object:
@@ -150,16 +159,11 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> object:
         text = self._text(node.value, node, path)
-        match CORE_TAGS.get(node.tag):
-            case "null":
-                return None
-            case "bool":
-                return text.lower() in ("true", "yes", "on")
-            case "int" if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,8})", text):
-                return int(text)
-            case "float" if re.fullmatch(r"[-+]?[0-9]{1,9}\.[0-9]{0,9}", text):
-                return float(text)
-        return text
+        if node.tag == "tag:yaml.org,2002:null":
+            return None
+        if node.tag == "tag:yaml.org,2002:int" and re.fullmatch(r"-?(0|[1-9][0-9]{0,8})", text):
+            return int(text)
+        return text  # no key takes a truth value or a float: `name: on` is a word
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> PolicyError:
@@ -170,6 +174,12 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> PolicyEr
     fix = "check the indentation, brackets and quotes here and on the line above"
     if mark.index < len(text) and text[mark.index] == "\t":
         problem, fix = "a tab where YAML takes only spaces", "indent with spaces"
+    elif "<block end>" in problem:
+        problem, fix = "this does not line up with the lines above", "indent it as they are"
+    elif "<stream end>" in problem or "end of stream" in problem:
+        problem, fix = "the file ends inside brackets or quotes", "close them"
+    elif problem == "mapping values are not allowed here":
+        problem, fix = "a second ': ' in one entry", "put the value in quotes, or on its own line"
     return PolicyError(place, "yaml", problem, fix)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +23,7 @@ from qgraph.policy.schema import (
     TransformEntry,
     WgradEntry,
 )
+from qgraph.policy.selector import OperandKind
 from qgraph.policy.values import FAULT
 
 MODELS: tuple[type[BaseModel], ...] = (
@@ -35,6 +36,11 @@ EXAMPLES: dict[str, Any] = {
     for key, info in model.model_fields.items()
     if info.examples
 }
+NAMED = {
+    "formats": {"element": "e2m1", "block": [1, 32], "scale": "ue8m0"},
+    "transforms": {"hadamard": 16, "signs": "te"},
+}
+OPERANDS = get_args(OperandKind)
 WANTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -52,7 +58,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """Return a fix that names the word nearest to `word`, or all of them."""
     known = list(words)
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(map(shown, known))}"
+    if len(known) == 1 and not near:
+        return f"write {shown(known[0])}"
+    if near:
+        return f"did you mean '{shown(near[0])}'?"
+    return f"use one of: {', '.join(map(shown, known))}"
 
 
 def validate(document: Document) -> PolicyFile:
@@ -60,10 +70,25 @@ def validate(document: Document) -> PolicyFile:
 
     Raises: PolicyError for the first fault in file order.
     """
+    faults = [
+        document.fault(path, "no value is given", _example(path))
+        for path in document.values
+        if document.at(path) is None
+    ]
     try:
-        return PolicyFile.model_validate(document.data)
+        file = PolicyFile.model_validate(document.data)
     except ValidationError as error:
-        faults = [_fault(document, detail) for detail in error.errors()]
+        details = error.errors()
+        misspelt = {d["loc"][:-1] for d in details if d["type"] == "extra_forbidden"}
+        faults += [
+            _fault(document, detail)
+            for detail in details
+            if not (detail["type"] == "missing" and detail["loc"][:-1] in misspelt)
+            and (detail["input"] is not None or detail["type"] == "extra_forbidden")
+        ]
+    else:
+        if not faults:
+            return file
     raise min(faults, key=_position)
 
 
@@ -84,14 +109,17 @@ def _fault(document: Document, detail: ErrorDetails) -> PolicyError:
     if kind == "missing":
         return document.fault(path[:-1], f"the key '{path[-1]}' is missing", _example(path))
     value = detail["input"]
-    if value is None:
-        return document.fault(path, "no value is given", _example(path))
     if kind in ("too_short", "string_too_short"):
         return document.fault(path, "it is empty", _example(path))
-    if kind == "literal_error" and isinstance(value, str):
+    if kind == "literal_error":
         words = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return document.fault(path, f"unknown '{shown(value)}'", nearest(value, words))
-    wanted = WANTED.get(kind, "a word that stands here")
+        plain = not isinstance(value, list | dict)
+        problem = f"unknown {_given(value)}" if plain else f"{_given(value)} is not a word"
+        return document.fault(path, problem, nearest(str(value) if plain else "", words))
+    assert kind in WANTED, f"an error of pydantic's without words: {kind}"
+    if isinstance(value, int) and path in (("name",), ("source",)):
+        return document.fault(path, f"'{value}' is a number", f"put it in quotes: '{value}'")
+    wanted = "a format" if path[-1] in OPERANDS else WANTED[kind]
     return document.fault(path, f"{_given(value)} is not {wanted}", _example(path))
 
 
@@ -101,8 +129,6 @@ def _given(value: object) -> str:
             return "a mapping"
         case list():
             return "a list"
-        case bool():
-            return "a truth value"
         case _:
             return f"'{shown(str(value))}'"
 
@@ -120,21 +146,12 @@ def _model_at(path: Path) -> type[BaseModel]:
 
 
 def _example(path: Path) -> str:
-    match path:
-        case ("formats", str() as name):
-            key, example = name, {"element": "e2m1", "block": [1, 32], "scale": "ue8m0"}
-        case ("transforms", str() as name):
-            key, example = name, EXAMPLES["transforms"]["rht"]
-        case (*_, "rules", int()):
-            return f"write {_flow(EXAMPLES['rules'][0])}"
-        case (*_, str() as key, int()):
-            example = EXAMPLES[key]
-        case (*_, "format") if "." not in key_text(path[-1:]):
-            key, example = "format", "high"
-        case _:
-            key = str(path[-1])
-            example = EXAMPLES[key]
-    return f"write {shown(key)}: {_flow(example)}"
+    word = next((step for step in reversed(path) if isinstance(step, str)), "")
+    if path[:1] == ("rules",) and len(path) == 2:
+        return f"write {_flow(EXAMPLES['rules'][0])}"
+    if len(path) == 2 and path[0] in NAMED:
+        return f"write {shown(word)}: {_flow(NAMED[str(path[0])])}"
+    return f"write {shown(word)}: {_flow(EXAMPLES.get(word, '...'))}"
 
 
 def _flow(value: object) -> str:

@@ -1,8 +1,9 @@
-"""From typed file to policy: every name looked up, every rule checked against what ops have."""
+"""From typed file to policy: every name looked up, every rule held against what ops have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from qgraph.errors import FormatError, Place
 from qgraph.formats import BlockFormat, parse_format
@@ -17,25 +18,189 @@ from qgraph.policy.schema import (
     RuleEntry,
     TransformEntry,
 )
-from qgraph.policy.selector import OPS, ROLES, Match, Op, Role, products_of
+from qgraph.policy.selector import OPS, ROLES, Match, Role, products_of
 
 BLOCK_KEYS = ("blocks", "first_blocks", "last_blocks")
 
 
-def resolve(file: PolicyFile, document: Document, path: str) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    formats: Mapping[str, BlockFormat]
+    transforms: Mapping[str, Transform]
+    document: Document
+
+
+def resolve(file: PolicyFile, document: Document) -> Policy:
     """Return the policy a file describes.
 
     Raises: PolicyError where names, operands or transforms do not fit together.
     """
-    formats = {name: _format(name, e, document) for name, e in file.formats.items()}
-    transforms = {name: _transform(name, e, document) for name, e in file.transforms.items()}
-    rules = tuple(
-        _rule(i, entry, _Names(formats, transforms, document)) for i, entry in enumerate(file.rules)
+    names = _Names(
+        formats={name: _format(name, e, document) for name, e in file.formats.items()},
+        transforms={name: _transform(name, e, document) for name, e in file.transforms.items()},
+        document=document,
     )
     policy = Policy(
-        name=file.name, source=file.source, path=path, ragged=file.ragged, rules=rules
+        name=file.name,
+        source=file.source,
+        path=document.file,
+        ragged=file.ragged,
+        rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
     )
     if policy.name != "high" and not any(operand.changes for operand in policy.operands):
         fix = "give an operand a format, or name the policy high"
         raise document.fault(("rules",), "no rule quantizes anything", fix, at_key=True)
     return policy
+
+
+def _format(name: str, entry: FormatEntry, document: Document) -> BlockFormat:
+    path: Path = ("formats", name)
+    if name == "high":
+        fix = "choose another name"
+        raise document.fault(path, "high stands for no format at all", fix, at_key=True)
+    scale: str = entry.scale
+    if entry.scale == "ue8m0":
+        scale = f"ue8m0-{entry.scale_rounding or 'rceil'}"
+    elif entry.scale_rounding:
+        problem = f"only ue8m0 scales have a rounding, and this scale is {entry.scale}"
+        fix = "remove scale_rounding, or write scale: ue8m0"
+        raise document.fault((*path, "scale_rounding"), problem, fix, at_key=True)
+    tail = "/fp32" if entry.tensor_scale else ""
+    try:
+        return parse_format(f"{entry.element}/{entry.block}/{scale}{tail}")
+    except FormatError as error:
+        problem, _, fix = str(error).partition("\n  fix: ")
+        raise document.fault(path, problem, fix) from None
+
+
+def _transform(name: str, entry: TransformEntry, document: Document) -> Transform:
+    if entry.signs == "te" and entry.hadamard != 16:
+        problem = f"there are 16 te signs, and the rotation takes {entry.hadamard}"
+        fix = "write hadamard: 16, or signs: none"
+        raise document.fault(("transforms", name, "signs"), problem, fix)
+    return Transform(name=name, hadamard=entry.hadamard, signs=entry.signs, output=entry.output)
+
+
+def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
+    path: Path = ("rules", index)
+    document = names.document
+    roles = [word for word in document.words(path) if word in ROLES]
+    if entry.keep and roles:
+        problem = f"keep and {roles[0]} exclude each other"
+        raise document.fault((*path, roles[0]), problem, "remove one of them", at_key=True)
+    if not entry.keep and not roles:
+        fix = "write keep: high, or a product: fprop, dgrad or wgrad"
+        raise document.fault(path, "the rule says nothing about the sites it matches", fix)
+    match = _match(entry.match)
+    _check_match_roles(match, (*path, "match", "role"), document)
+    products = {role: _product(role, entry, match, path, names) for role in ROLES if role in roles}
+    return Rule(
+        number=index + 1,
+        place=document.values[path],
+        match=match,
+        keep=entry.keep is not None,
+        products=products,
+        places=_block_places((*path, "match"), document),
+    )
+
+
+def _match(entry: MatchEntry) -> Match:
+    return Match(
+        ops=None if entry.op is None else tuple(op for op in OPS if op in entry.op),
+        modules=None if entry.module is None else tuple(entry.module),
+        roles=None if entry.role is None else tuple(role for role in ROLES if role in entry.role),
+        blocks=None if entry.blocks is None else tuple(entry.blocks),
+        first_blocks=entry.first_blocks,
+        last_blocks=entry.last_blocks,
+    )
+
+
+def _block_places(path: Path, document: Document) -> dict[str, Place]:
+    places = {key: (*path, key) for key in BLOCK_KEYS}
+    blocks = document.at((*path, "blocks"))
+    if isinstance(blocks, list):
+        places |= {f"blocks[{i}]": (*path, "blocks", i) for i in range(len(blocks))}
+    return {key: document.values[p] for key, p in places.items() if p in document.values}
+
+
+def _check_match_roles(match: Match, path: Path, document: Document) -> None:
+    for role in match.roles or ():
+        if not any(products_of(op)[role] for op in match.ops or OPS):
+            problem = f"{_ops_text(match)} has no {role}"
+            raise document.fault(path, problem, "write fprop or dgrad")
+
+
+def _product(
+    role: Role, entry: RuleEntry, match: Match, path: Path, names: _Names
+) -> dict[str, OperandPolicy]:
+    path, document = (*path, role), names.document
+    kinds = document.words(path)
+    legal = {k: None for op in match.ops or OPS for pair in products_of(op)[role] for k in pair}
+    if not legal:
+        fix = f"remove {role}, or match op linear, conv or experts"
+        raise document.fault(path, f"{_ops_text(match)} has no {role}", fix, at_key=True)
+    if match.roles is not None and role not in match.roles:
+        problem = f"the rule matches only {' and '.join(match.roles)}"
+        fix = f"add {role} to match.role, or remove it here"
+        raise document.fault(path, problem, fix, at_key=True)
+    if not kinds:
+        example = shown(next(iter(names.formats), "high"))
+        fix = f"write {role}: {{{next(iter(legal))}: {example}}}"
+        raise document.fault(path, "it names no operand", fix)
+    product: dict[str, OperandPolicy] = {}
+    for kind in kinds:
+        if kind not in legal:
+            problem = f"{_ops_text(match)} has no {kind} in {role}"
+            fix = f"use one of: {', '.join(legal)}"
+            raise document.fault((*path, kind), problem, fix, at_key=True)
+        product[kind] = _operand(getattr(getattr(entry, role), kind), (*path, kind), names)
+    _check_rotations(role, match, product, path, document)
+    return product
+
+
+def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
+    document = names.document
+    known = [*names.formats, "high"]
+    if entry.format not in known:
+        problem = f"unknown format '{shown(entry.format)}'"
+        raise document.fault((*path, "format"), problem, nearest(entry.format, known))
+    fmt = names.formats.get(entry.format)
+    if fmt is None and entry.rounding == "stochastic":
+        problem = "stochastic rounding needs a format to round to"
+        raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
+    transform = None
+    if entry.transform is not None:
+        transform = names.transforms.get(entry.transform)
+        if transform is None:
+            problem = f"unknown transform '{shown(entry.transform)}'"
+            fix = "declare it under transforms:"
+            if names.transforms:
+                fix = nearest(entry.transform, names.transforms)
+            raise document.fault((*path, "transform"), problem, fix)
+    return OperandPolicy(format=fmt, rounding=entry.rounding, transform=transform)
+
+
+def _check_rotations(
+    role: Role, match: Match, product: Mapping[str, OperandPolicy], path: Path, document: Document
+) -> None:
+    pairs = {pair: op for op in (match.ops or OPS)[::-1] for pair in products_of(op)[role]}
+    for pair, op in pairs.items():
+        first, second = (product.get(kind, HIGH).transform for kind in pair)
+        if (first and first.rotation) == (second and second.rotation):
+            continue
+        rotated, other = pair if first else pair[::-1]
+        place: Path = (*path, rotated, "transform")
+        if first and second:
+            problem = f"{rotated} and {other} are rotated differently: the product would be wrong"
+            raise document.fault(place, problem, "give both the same transform")
+        problem = f"rotated on one side only: the product with {other} would be wrong"
+        transform = first or second
+        assert transform is not None, "one side is rotated"
+        fix = f"give {other} the transform '{shown(transform.name)}' too, or remove it here"
+        if match.ops is None and len(pairs) > 1 and other not in product:
+            fix += f" (the rule matches op {op} as well)"
+        raise document.fault(place, problem, fix)
+
+
+def _ops_text(match: Match) -> str:
+    return f"op {' or '.join(match.ops or OPS)}"

@@ -162,7 +162,9 @@ class PolicyFile(BaseModel):
         "pad",
     )
     formats: dict[str, FormatEntry] = _optional(
-        "Number formats by name.", {"fp8": {"element": "e4m3", "block": "tensor", "scale": "fp32"}}, {}
+        "Number formats by name.",
+        {"fp8": {"element": "e4m3", "block": "tensor", "scale": "fp32"}},
+        {},
     )
     transforms: dict[str, TransformEntry] = _optional(
         "Rotations by name.", {"rht": {"hadamard": 16, "signs": "te"}}, {}

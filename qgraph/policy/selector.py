@@ -100,7 +100,7 @@ class Match:
     @property
     def asks_block(self) -> bool:
         """Whether any block selector is given."""
-        return not (self.blocks is self.first_blocks is self.last_blocks is None)
+        return any(s is not None for s in (self.blocks, self.first_blocks, self.last_blocks))
 
     def matches(self, site: SiteFacts) -> bool:
         """Whether the rule speaks about `site`."""

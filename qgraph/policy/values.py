@@ -22,7 +22,7 @@ def _fault(problem: str, fix: str) -> PydanticCustomError:
 
 
 def _version(value: object) -> int:
-    if value != 1 or not isinstance(value, int) or isinstance(value, bool):
+    if value != 1 or not isinstance(value, int):
         raise _fault(f"version '{value}' is unknown", "write qgraph: 1")
     return value
 
@@ -52,8 +52,8 @@ def _block(value: object) -> Block:
 
 
 def _hadamard(value: object) -> int:
-    if not isinstance(value, int) or value not in HADAMARDS or isinstance(value, bool):
-        raise _fault(f"a rotation of '{value}' elements is unknown", "write a power of two, 2 to 256")
+    if not isinstance(value, int) or value not in HADAMARDS:
+        raise _fault(f"no rotation has '{value}' elements", "write a power of two, 2 to 256")
     return value
 
 
@@ -62,16 +62,18 @@ def _module(value: object) -> str:
         raise _fault(f"'{value}' is not a module path", "write module: lm_head")
     if not value:
         raise _fault("the module path is empty", "write module: lm_head")
-    if found := re.search(r"[\s,]", value):
-        what = "a comma" if "," in value else f"white space ({found[0]!a})"
+    if re.search(r"[\s,]", value):
+        what = "a comma" if "," in value else "white space"
         raise _fault(f"'{value}' has {what}", "write a list: [lm_head, score]")
     return value
 
 
 def _range(value: object) -> tuple[int, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return value, value
-    found = re.fullmatch(r"(-?[0-9]{1,6})-(-?[0-9]{1,6})", value) if isinstance(value, str) else None
+    found = None
+    if isinstance(value, str):
+        found = re.fullmatch(r"(-?[0-9]{1,6})-(-?[0-9]{1,6})", value)
     if not found:
         raise _fault(f"'{value}' is not a block", "write an index such as 0 or -1, or a range: 0-3")
     first, last = int(found[1]), int(found[2])
@@ -82,7 +84,7 @@ def _range(value: object) -> tuple[int, int]:
 
 def _count(value: object) -> BlockCount:
     fix = "write a number of blocks such as 2, or a percent such as 15%"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         if value < 0:
             raise _fault(f"'{value}' is below 0", fix)
         return BlockCount(amount=Fraction(value), percent=False)
@@ -106,9 +108,7 @@ def _as_list(value: object) -> object:
 
 
 Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
-ElementName = Annotated[
-    str, PlainValidator(_element), WithJsonSchema({"enum": list(ELEMENTS)})
-]
+ElementName = Annotated[str, PlainValidator(_element), WithJsonSchema({"enum": list(ELEMENTS)})]
 BlockShape = Annotated[
     Block,
     PlainValidator(_block, json_schema_input_type=Literal["tensor", "row"] | tuple[int, int]),

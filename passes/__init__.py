@@ -1,0 +1,12 @@
+"""Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
+
+from qgraph.passes.pipeline import PASSES, rewrite
+from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
+from qgraph.passes.sites import GraphFacts, Operand, Site, find_sites, stacks_of
+from qgraph.passes.text import graph_text
+
+__all__ = [
+    "PASSES", "GraphFacts", "Operand", "Plan", "Site", "Report", "find_sites", "graph_text", "make_rows", "make_totals", "plan_sites",
+    "report_json", "report_text", "rewrite", "stacks_of",
+]  # fmt: skip

@@ -1,0 +1,74 @@
+"""Put an op on an operand of a product: the one way the passes edit a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.fx import Graph, Node
+
+from qgraph.passes.sites import Operand
+
+aten = torch.ops.aten
+
+# What the partitioner and later passes must know of an inserted node. Without the tags, the
+# node would land in the wrong half of the graph, or be computed twice under checkpointing.
+_INHERITED = (
+    "nn_module_stack", "fwd_nn_module_stack", "partitioner_tag", "seq_nr", "recompute", "ac_graph_id",
+    "stack_trace", "autograd_backward",
+)  # fmt: skip
+Call = Callable[[Node, int], Node]
+
+
+def wrap_operand(graph: Graph, product: Node, operand: Operand, call: Call) -> Node:
+    """Replace an operand x of `product` by permute(call(base, axis)), x being permute(base).
+
+    Working below the permutes lets two products that read one tensor in two layouts share
+    the work. `call` adds a node that acts along `axis` (negative) of `base`; the new node is returned.
+    """
+    source = product.args[operand.argument]
+    assert isinstance(source, Node), "a product's operands are nodes"
+    base, order = below_permutes(source)
+    rank = len(order)
+    axis = order[operand.axis] - rank
+    with graph.inserting_before(product):
+        new = call(base, axis)
+        view = new
+        if order != list(range(rank)):
+            view = add_node(graph, aten.permute.default, (new, order), like=product)
+    product.update_arg(operand.argument, view)
+    return new
+
+
+def below_permutes(node: Node) -> tuple[Node, list[int]]:
+    """Return (base, order) with node = base.permute(order), following permutes only."""
+    order = list(range(node.meta["val"].dim()))
+    while node.op == "call_function":
+        if node.target is aten.permute.default:
+            step = [axis % len(order) for axis in node.args[1]]  # type: ignore[union-attr,operator]
+        elif node.target is aten.t.default and len(order) == 2:
+            step = [1, 0]
+        elif node.target is aten.transpose.int:
+            first, second = (axis % len(order) for axis in node.args[1:])  # type: ignore[operator]
+            step = list(range(len(order)))
+            step[first], step[second] = second, first
+        else:
+            break
+        order = [step[axis] for axis in order]
+        source = node.args[0]
+        assert isinstance(source, Node), "a permute's argument is a node"
+        node = source
+    return node, order
+
+
+def add_node(graph: Graph, target: object, args: tuple[object, ...], like: Node) -> Node:
+    """Add a call at the insertion point, with its fake value, belonging where `like` belongs."""
+    node = graph.call_function(target, args)  # type: ignore[arg-type]
+    for key in _INHERITED:
+        if key in like.meta:
+            node.meta[key] = like.meta[key]
+    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
+    mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
+    with mode:
+        node.meta["val"] = target(*values)  # type: ignore[operator]
+    return node

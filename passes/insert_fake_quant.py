@@ -1,0 +1,53 @@
+"""Quantize the operands the plan quantizes.
+
+    mm(x, y)  ->  mm(fake_quant(x, format, -1), fake_quant(y, format, -2))
+
+A stochastic operand also takes the step's seed, drawn once at the start of the forward, so that
+a recomputed forward and its backward see the same bits; `site` makes the draws independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx import Graph, Node
+
+from qgraph import ops
+from qgraph.passes.edit import add_node, wrap_operand
+from qgraph.passes.plan import Plan
+
+
+def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
+    """Insert a fake_quant before each operand that has a format."""
+    seed = _insert_seed(graph) if any(plan.stochastic for plan in plans) else None
+    for plan in plans:
+        for operand, wanted in zip(plan.site.operands, plan.operands, strict=False):
+            if wanted.format is None:
+                continue
+            block = wanted.format.block
+            noise: tuple[object, ...] = ()
+            if wanted.rounding == "stochastic":
+                noise = (seed, 2 * plan.site.number + operand.argument)
+            # Rounded to nearest, a square tile or a whole tensor is the same along either axis.
+            free = not noise and block.across == block.along
+            text = str(wanted.format)
+
+            def call(
+                base: Node, axis: int, plan: Plan = plan, text: str = text, free: bool = free,
+                noise: tuple[object, ...] = noise,
+            ) -> Node:  # fmt: skip
+                args = (base, text, -1 if free else axis, *noise)
+                return add_node(graph, ops.fake_quant, args, like=plan.site.node)
+
+            wrap_operand(graph, plan.site.node, operand, call)
+
+
+def _insert_seed(graph: Graph) -> Node:
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    mode = next(node.meta["val"].fake_mode for node in graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
+    with graph.inserting_before(first):
+        seed = graph.call_function(ops.seed, ())
+    with mode:
+        seed.meta["val"] = ops.seed()
+    seed.meta["partitioner_tag"] = "is_forward"
+    return seed

@@ -1,0 +1,41 @@
+"""The passes, in order. This is the whole rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch.fx import Graph
+
+from qgraph.passes.insert_fake_quant import insert_fake_quant
+from qgraph.passes.insert_hadamard import insert_hadamard
+from qgraph.passes.lower import lower
+from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.share import share_quant
+from qgraph.passes.sites import GraphFacts, find_sites
+from qgraph.passes.verify import verify
+from qgraph.policy import Policy
+
+Pass = Callable[[Graph, Sequence[Plan]], None]
+PASSES: tuple[tuple[str, Pass], ...] = (
+    ("rotate", insert_hadamard),
+    ("quantize", insert_fake_quant),
+    ("share", share_quant),
+    ("verify", verify),
+    ("lower", lower),
+    ("verify", verify),
+)
+
+
+def rewrite(graph: Graph, policy: Policy, facts: GraphFacts, until: str | None = None) -> tuple[Plan, ...]:
+    """Rewrite `graph` in place as `policy` says and return what was decided at each site.
+
+    With `until`, stop after the pass of that name: the graph before it is lowered, for reading.
+
+    Raises: GraphError if a pass leaves an illegal graph.
+    """
+    plans = plan_sites(find_sites(graph, facts), policy)
+    for name, step in PASSES:
+        step(graph, plans)
+        if name == until:
+            break
+    return plans

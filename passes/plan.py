@@ -1,0 +1,77 @@
+"""Decide what happens at each site: the policy's word, and what the shapes and ops allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from qgraph.passes.sites import Site
+from qgraph.policy import OperandPolicy, Policy, decide
+
+Status = Literal["quantized", "kept", "unsupported", "unmatched"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What happens at one site, and why.
+
+    `operands` are in argument order and empty unless the site is quantized. `reason` says why
+    it is not; `notes` say what a reader should know although it is.
+    """
+
+    site: Site
+    status: Status
+    operands: tuple[OperandPolicy, ...] = ()
+    rule: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether an operand is rounded stochastically."""
+        return any(operand.rounding == "stochastic" for operand in self.operands)
+
+
+def plan_sites(sites: Sequence[Site], policy: Policy) -> tuple[Plan, ...]:
+    """Return one plan for each site, in order."""
+    return tuple(_plan(site, policy) for site in sites)
+
+
+def _plan(site: Site, policy: Policy) -> Plan:
+    decision = decide(policy, site)
+    rule = decision.rule.text if decision.rule else ""
+    if decision.rule is not None and decision.rule.keep:
+        return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
+    if site.unsupported:
+        return Plan(site=site, status="unsupported", rule=rule, reason=site.unsupported)
+    if decision.rule is None:
+        return Plan(site=site, status="unmatched", reason=decision.reason)
+    if decision.reason:
+        return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
+    ragged = _ragged(site, decision.operands)
+    if ragged and policy.ragged == "keep":
+        return Plan(site=site, status="kept", rule=rule, reason=f"{ragged}, and the policy says ragged: keep")
+    notes = (f"{ragged}: the last block is padded with zeros",) if ragged else ()
+    return Plan(site=site, status="quantized", operands=decision.operands, rule=rule, notes=notes)
+
+
+def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
+    """Return which size is no multiple of the block, or nothing."""
+    for operand, wanted in zip(site.operands, operands, strict=True):
+        source = site.node.args[operand.argument]
+        assert isinstance(source, Node), "a product's operands are nodes"
+        size = source.meta["val"].shape[operand.axis]
+        along = wanted.format.block.along if wanted.format else None
+        turned = wanted.transform.hadamard if wanted.transform else None
+        for block in (along, turned):
+            if block and not statically_known_true(size % block == 0):
+                return f"{_say(size)} summed elements are no multiple of {block}"
+    return ""
+
+
+def _say(size: Any) -> str:
+    return str(size) if isinstance(size, int) else f"a dynamic number ({size}) of"

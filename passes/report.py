@@ -1,0 +1,251 @@
+"""What a policy did to a model: every product in exactly one row, totals, and what was left out."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qgraph.passes.plan import Plan, Status
+from qgraph.policy import OperandPolicy, Policy, unused_rules, why_unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperandEntry:
+    """One operand as it is computed: its kind, format (`high` or a text form), rounding, transform."""
+
+    kind: str
+    format: str
+    rounding: str
+    transform: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One product of a graph and what happened to it: a site and its plan, without the graph."""
+
+    module: str
+    block: int | None
+    block_count: int | None
+    op: str
+    role: str
+    operand_kinds: tuple[str, ...]
+    operands: tuple[OperandEntry, ...]
+    shape: tuple[int, int, int, int]  # batch, m, n, k
+    flops: int
+    dtype: str
+    status: Status
+    rule: str
+    reason: str
+    notes: tuple[str, ...]
+
+    @property
+    def formats(self) -> str:
+        """The formats multiplied, such as `e2m1`, `e5m2 x e4m3` or `high`."""
+        names = [operand.format.split("/")[0] for operand in self.operands] or ["high"]
+        return names[0] if len(set(names)) == 1 else " x ".join(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Equal products of several blocks, as one line of the table."""
+
+    module: str  # model.layers.{0-2}.mlp.up_proj
+    count: int
+    flops: int  # of all of them
+    first: Entry
+
+
+@dataclass
+class Report:
+    """Every product of every graph compiled under one policy, filled as graphs are compiled.
+
+    A graph compiled again (another shape, or after a graph break) replaces its own products.
+    """
+
+    policy: Policy
+    lowering: str = ""
+    graphs: int = 0
+    products: dict[tuple[str, str, str, int], Entry] = field(default_factory=dict)
+
+    def add(self, plans: Sequence[Plan]) -> None:
+        """Take the products of one rewritten graph."""
+        self.graphs += 1
+        seen: dict[tuple[str, str, str], int] = {}
+        for entry in map(make_entry, plans):
+            key = (entry.module, entry.role, entry.op)
+            seen[key] = seen.get(key, -1) + 1
+            self.products[(*key, seen[key])] = entry
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every product, in graph order."""
+        return tuple(self.products.values())
+
+    @property
+    def quantized(self) -> tuple[Entry, ...]:
+        """The products that are quantized."""
+        return tuple(entry for entry in self.entries if entry.status == "quantized")
+
+
+def make_entry(plan: Plan) -> Entry:
+    """Return what a plan says, without its graph."""
+    site = plan.site
+    wanted = plan.operands or tuple(OperandPolicy() for _ in site.operands)
+    return Entry(
+        module=site.module,
+        block=site.block,
+        block_count=site.block_count,
+        op=site.op,
+        role=site.role,
+        operand_kinds=site.operand_kinds,
+        operands=tuple(
+            OperandEntry(
+                kind=operand.kind,
+                format=str(policy.format or "high"),
+                rounding=policy.rounding,
+                transform=policy.transform.name if policy.transform else "",
+            )
+            for operand, policy in zip(site.operands, wanted, strict=True)
+        ),
+        shape=site.shape,
+        flops=site.flops,
+        dtype=site.dtype,
+        status=plan.status,
+        rule=plan.rule,
+        reason=plan.reason,
+        notes=plan.notes,
+    )
+
+
+def make_rows(entries: Iterable[Entry]) -> list[Row]:
+    """Group products that differ only in their block; each product is in exactly one row."""
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        alike = replace(entry, block=None, module=_template(entry))
+        groups.setdefault((alike,), []).append(entry)
+    return [
+        Row(module=_merged(group), count=len(group), flops=sum(e.flops for e in group), first=group[0])
+        for group in groups.values()
+    ]
+
+
+def make_totals(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """Return shares of product FLOPs, 0 to 1: per format, and per reason of what is not quantized."""
+    whole = sum(entry.flops for entry in entries) or 1
+    totals: dict[str, dict[str, float]] = {"formats": {}, "kept": {}, "not_quantized": {}}
+    for entry in entries:
+        keys = [("formats", entry.formats)]
+        if entry.status == "kept":
+            keys.append(("kept", entry.reason))
+        elif entry.status != "quantized":
+            keys.append(("not_quantized", entry.reason))
+        for group, key in keys:
+            totals[group][key] = totals[group].get(key, 0.0) + entry.flops / whole
+    return totals
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return the report as plain data.
+
+    Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
+    were compiled), `totals` (see `make_totals`), `unused_rules` (`rule`, `why`), and `products`, a
+    list with the fields of `Entry`: sizes in elements, `flops` counting a multiply and an add as two.
+    """
+    return {
+        "policy": report.policy.name,
+        "fingerprint": report.policy.fingerprint(),
+        "lowering": report.lowering,
+        "graphs": report.graphs,
+        "totals": make_totals(report.entries),
+        "unused_rules": [
+            {"rule": rule.text, "why": why_unused(rule, report.entries)}
+            for rule in unused_rules(report.policy, report.entries)
+        ],
+        "products": [asdict(entry) for entry in report.entries],
+    }
+
+
+def report_text(report: Report, width: int = 100) -> str:
+    """Return the coverage table and its totals as text of at most `width` columns."""
+    entries = report.entries
+    whole = sum(entry.flops for entry in entries) or 1
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("module", "product", "operands", "b x m x n x k"):
+        table.add_column(name, overflow="fold", ratio={"module": 4, "operands": 5}.get(name))
+    table.add_column("FLOPs", justify="right", no_wrap=True)
+    for row in make_rows(entries):
+        table.add_row(
+            row.module or "(root)",
+            f"{row.first.role} {row.first.op}" + (f" x{row.count}" if row.count > 1 else ""),
+            _operand_text(row.first),
+            "x".join(str(size) for size in row.first.shape if size) or "-",
+            f"{100 * row.flops / whole:.1f}%",
+        )
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=False, highlight=False)
+    console.print(table)
+    for line in _total_lines(report, entries):
+        console.print(line, soft_wrap=False, markup=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
+    totals = make_totals(entries)
+    name = report.policy.name
+    yield f"\npolicy {name}: {len(report.quantized)} of {len(entries)} products quantized, share of product FLOPs:"
+    for title, group in (("", "formats"), ("kept high: ", "kept"), ("not quantized: ", "not_quantized")):
+        for key, share in sorted(totals[group].items(), key=lambda item: -item[1]):
+            yield f"  {100 * share:5.1f}%  {title}{key}"
+    notes: dict[str, int] = {}
+    for entry in entries:
+        for note in entry.notes:
+            notes[note] = notes.get(note, 0) + 1
+    for note, count in notes.items():
+        yield f"note: {count} products: {note}"
+    for rule in unused_rules(report.policy, entries):
+        yield f"warning: {rule.text}: {why_unused(rule, entries)}"
+    if report.lowering:
+        yield f"quantization runs on: {report.lowering}"
+
+
+def _operand_text(entry: Entry) -> str:
+    if entry.status != "quantized":
+        return f"high: {entry.reason}"
+    words = []
+    for operand in entry.operands:
+        extra = [operand.transform] if operand.transform else []
+        extra += ["stochastic"] if operand.rounding == "stochastic" else []
+        tail = f" ({', '.join(extra)})" if extra else ""
+        words.append(f"{operand.kind} {_compact(operand.format)}{tail}")
+    return "\n".join(words)
+
+
+def _compact(text: str) -> str:
+    """Return a format's text without what its name implies: e2m1/1x16/e4m3/fp32 -> e2m1/1x16."""
+    return "/".join(text.split("/")[:2])
+
+
+def _template(entry: Entry) -> str:
+    if entry.block is None:
+        return entry.module
+    return re.sub(rf"\.{entry.block}(?=\.|$)", ".{}", f".{entry.module}", count=1)[1:]
+
+
+def _merged(group: Sequence[Entry]) -> str:
+    blocks = sorted({entry.block for entry in group if entry.block is not None})
+    if not blocks:
+        return group[0].module
+    ranges: list[list[int]] = []
+    for block in blocks:
+        if ranges and block == ranges[-1][1] + 1:
+            ranges[-1][1] = block
+        else:
+            ranges.append([block, block])
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+    return _template(group[0]).replace("{}", text if text.isdigit() else f"{{{text}}}")

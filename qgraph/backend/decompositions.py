@@ -1,0 +1,21 @@
+"""Inductor's decompositions, without those that would hide a matrix product from the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._inductor.decomposition import select_decomp_table
+
+_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return Inductor's table for both front doors.
+
+    Inductor turns thin products (one row, one column) into multiplications and sums; taken out
+    of the table, every product stays one node and no product is left unseen.
+    """
+    hidden = {overload for op in _PRODUCTS for overload in (getattr(op, name) for name in op.overloads())}
+    return {op: rule for op, rule in select_decomp_table().items() if op not in hidden}

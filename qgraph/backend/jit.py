@@ -1,0 +1,169 @@
+"""The JIT front door: a torch.compile backend that rewrites the joint graph before Inductor sees it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch._functorch import config as functorch_config
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.fx import Graph, GraphModule
+
+from qgraph.backend.cache_key import cache_key
+from qgraph.backend.decompositions import decompositions
+from qgraph.errors import ModelError
+from qgraph.ops import describe_lowering
+from qgraph.passes import GraphFacts, Report, find_sites, rewrite, stacks_of
+from qgraph.policy import Policy, check_blocks, load_policy
+
+Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
+PolicyLike = Policy | str | os.PathLike[str]
+
+
+class QGraphWarning(UserWarning):
+    """Something a user should know that does not stop the run."""
+
+
+def as_policy(policy: PolicyLike) -> Policy:
+    """Return a loaded policy: itself, or read from a path or a recipe's name.
+
+    Raises: PolicyError as `load_policy`.
+    """
+    return policy if isinstance(policy, Policy) else load_policy(policy)
+
+
+def compile(model: nn.Module, policy: PolicyLike = "nvfp4", **options: Any) -> nn.Module:
+    """Compile `model` in place so that its matrix products run as `policy` says; return it.
+
+    The class, parameters, `state_dict`, `save_pretrained` and `generate` stay as they were. Graphs
+    are captured and rewritten at the first call; `coverage(model)` then tells what was done.
+    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...).
+
+    Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
+        ModelError if `model` is not a module or `options` names a backend.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"qgraph.compile takes a torch.nn.Module, not {type(model).__name__}")
+    if "backend" in options:
+        raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
+    chosen = as_policy(policy)
+    report = Report(policy=chosen, lowering=describe_lowering(_device_of(model)))
+    model.compile(backend=make_backend(chosen, report, block_stacks(model)), **options)
+    # Not a submodule or a parameter: kept out of state_dict and of deepcopies' way.
+    object.__setattr__(model, "_qgraph_report", report)
+    return model
+
+
+def coverage(model: nn.Module) -> Report:
+    """Return the report of a model given to `compile`, filled with the graphs compiled so far.
+
+    Raises: ModelError if the model was not compiled by qgraph.
+    """
+    report = getattr(model, "_qgraph_report", None)
+    if not isinstance(report, Report):
+        raise ModelError(f"this {type(model).__name__} was not compiled by qgraph", "call qgraph.compile(model) first")
+    return report
+
+
+def make_backend(policy: Policy, report: Report, blocks: Mapping[str, int] | None = None) -> Backend:
+    """Return a torch.compile backend for one policy; what it does is added to `report`.
+
+    Each policy has a backend object of its own because Dynamo guards on the object: a hook in
+    Inductor's global configuration is not guarded, and a second policy would get the first's code.
+    """
+
+    def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        rewriting = _Rewrite(policy, report, _parameter_names(inputs), blocks)
+        # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
+        # keyed by the rewritten graph and `uuid`, stays on.
+        with functorch_config.patch(enable_autograd_cache=False):
+            return compile_fx(
+                module,
+                inputs,
+                config_patches={"joint_custom_pre_pass": rewriting},
+                decompositions=decompositions(),
+            )
+
+    return backend
+
+
+def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
+    """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`."""
+    options = dict(kwargs.get("options") or {})
+    policy = as_policy(options.pop("policy", "nvfp4"))
+    if options:
+        raise ModelError(
+            f"the qgraph backend does not know the option {', '.join(sorted(options))}", 'options={"policy": ...}'
+        )
+    report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
+    return make_backend(policy, report)(module, inputs)
+
+
+class _Rewrite(CustomGraphPass):
+    """Inductor's hook: rewrites one joint graph."""
+
+    def __init__(
+        self, policy: Policy, report: Report, parameters: frozenset[int], blocks: Mapping[str, int] | None
+    ) -> None:
+        self.policy, self.report, self.parameters, self.blocks = policy, report, parameters, blocks
+
+    def __call__(self, graph: Graph) -> None:
+        facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.blocks)
+        if self.blocks is not None:
+            check_blocks(self.policy, find_sites(graph, facts))
+        plans = rewrite(graph, self.policy, facts)
+        self.report.add(plans)
+        trains = any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes)
+        if trains and plans and self.policy.quantizes and not any(p.status == "quantized" for p in plans):
+            warnings.warn(
+                f"policy {self.policy.name}: none of the {len(plans)} products of this graph is quantized: "
+                f"{plans[0].reason}",
+                QGraphWarning,
+                stacklevel=2,
+            )
+
+    def uuid(self) -> str:
+        return cache_key(self.policy)
+
+
+def graph_facts(
+    graph: Graph, is_parameter: Callable[[torch.fx.Node], bool], blocks: Mapping[str, int] | None
+) -> GraphFacts:
+    """Return what the passes must know about `graph`; without `blocks`, count those in the graph."""
+    names = frozenset(n.name for n in graph.nodes if n.op == "placeholder" and is_parameter(n))
+    if blocks is None:
+        sites = find_sites(graph, GraphFacts(parameters=names))
+        blocks = stacks_of(site.module for site in sites)
+    return GraphFacts(parameters=names, blocks=blocks)
+
+
+def block_stacks(model: nn.Module) -> dict[str, int]:
+    """Return the stacks of blocks in `model`: for each list of layers, its path and its length."""
+    stacks = {}
+    for name, module in model.named_modules():
+        kinds = {type(child) for child in module.children()}
+        # A Sequential is a stack if its children are alike; a head such as (Flatten, Linear) is not.
+        if isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and len(kinds) == 1):
+            stacks[name] = len(module)
+    return stacks
+
+
+def _parameter_names(inputs: Sequence[Any]) -> frozenset[int]:
+    return frozenset(i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter))
+
+
+def _input_index(node: torch.fx.Node) -> int | None:
+    return getattr(node.meta.get("desc"), "idx", None)
+
+
+def _device_of(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")
+
+
+def _device_of_inputs(inputs: Sequence[Any]) -> str:
+    return next((value.device.type for value in inputs if isinstance(value, torch.Tensor)), "cpu")

@@ -1,0 +1,137 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from qgraph.errors import PolicyError
+from qgraph.policy import load_policy, load_policy_dict, load_policy_text, recipe_names
+
+RECIPES = "fp8, high, int8, mxfp4, mxfp8, nvfp4, nvfp4_naive"
+TEXT = """\
+qgraph: 1
+name: mine
+formats: {f: {element: e4m3, block: row, scale: fp32}}
+rules: [{fprop: {input: f}}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _message(source: str | os.PathLike[str]) -> str:
+    with pytest.raises(PolicyError) as caught:
+        load_policy(source)
+    return str(caught.value)
+
+
+def test_recipe_is_found_by_its_name_and_by_its_file_name() -> None:
+    assert load_policy("nvfp4").name == "nvfp4"
+    assert load_policy("nvfp4.yaml") == load_policy("nvfp4")
+    assert load_policy("nvfp4").path == "qgraph/policy/recipes/nvfp4.yaml"
+
+
+def test_file_comes_before_a_recipe_of_its_name() -> None:
+    Path("nvfp4.yaml").write_text(TEXT)
+    Path("high").write_text(TEXT)
+    assert load_policy("nvfp4.yaml").name == "mine"
+    assert load_policy(Path("nvfp4.yaml")).path == "nvfp4.yaml"
+    assert load_policy("high").name == "mine"
+    assert load_policy("nvfp4").name == "nvfp4"
+
+
+def test_folder_called_like_a_recipe_is_passed_over() -> None:
+    Path("nvfp4").mkdir()
+    assert load_policy("nvfp4").name == "nvfp4"
+
+
+def test_byte_order_mark_and_windows_line_ends_are_accepted() -> None:
+    Path("p.yaml").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    assert load_policy("p.yaml").fingerprint() == load_policy_text(TEXT).fingerprint()
+
+
+def test_unknown_name_gets_the_nearest_recipe() -> None:
+    problem = "nvfp5: policy: no such file or recipe"
+    assert _message("nvfp5") == f"{problem}\n  fix: did you mean 'nvfp4'? recipes: {RECIPES}"
+
+
+def test_unknown_name_with_none_near_gets_the_recipes() -> None:
+    assert _message("zz") == f"zz: policy: no such file or recipe\n  fix: recipes: {RECIPES}"
+    assert _message("") == f"'': policy: no such file or recipe\n  fix: recipes: {RECIPES}"
+
+
+@pytest.mark.parametrize("name", ["no/such", "other.yaml", "./nvfp4.yaml", "x.yml", "a\nb.yaml"])
+def test_missing_file_is_named(name: str) -> None:
+    shown = name.replace("\n", "\\n")
+    fix = f"write a file that exists, or a recipe: {RECIPES}"
+    assert _message(name) == f"{shown}: policy: no such file\n  fix: {fix}"
+
+
+def test_directory_is_named() -> None:
+    Path("p.yaml").mkdir()
+    assert (
+        _message("p.yaml")
+        == "p.yaml: policy: this is a directory\n  fix: write the YAML file in it"
+    )
+
+
+def test_file_that_is_not_utf8_is_named_with_its_place() -> None:
+    Path("p.yaml").write_bytes(b"qgraph: 1\nname: \xff\n")
+    problem = "p.yaml:2:7: policy: this is not UTF-8 text"
+    assert _message("p.yaml") == f"{problem}\n  fix: save the file as UTF-8 text"
+
+
+def test_place_counts_characters_after_a_byte_order_mark() -> None:
+    Path("p.yaml").write_bytes(b"\xef\xbb\xbf\xc3\xa9\xff")
+    assert _message("p.yaml").startswith("p.yaml:1:2: policy: this is not UTF-8 text")
+
+
+def test_huge_file_is_not_read() -> None:
+    Path("p.yaml").write_bytes(b"#" * (1 << 20) + b"\n")
+    problem = "p.yaml: policy: the file is larger than 1048576 bytes"
+    assert _message("p.yaml") == f"{problem}\n  fix: write a policy file, in YAML"
+
+
+@pytest.mark.parametrize("name", ["p\0.yaml", "a" * 5000 + ".yaml", "/dev/null/x.yaml"])
+def test_impossible_path_is_an_error_without_a_traceback(name: str) -> None:
+    assert "\n  fix: " in _message(name)
+
+
+def test_unreadable_file_is_named() -> None:
+    Path("p.yaml").write_text(TEXT)
+    Path("p.yaml").chmod(0)
+    if os.access("p.yaml", os.R_OK):
+        pytest.skip("the superuser reads every file")
+    problem = "p.yaml: policy: cannot be read: Permission denied"
+    assert _message("p.yaml") == f"{problem}\n  fix: write a file you can read"
+
+
+def test_long_path_is_shown_whole() -> None:
+    folder = Path("a" * 50) / ("b" * 50)
+    folder.mkdir(parents=True)
+    (folder / "p.yaml").write_text("")
+    assert _message(folder / "p.yaml").startswith(f"{folder}/p.yaml:1:1: policy: the file is empty")
+
+
+def test_faults_in_plain_data_are_reported_like_those_in_a_file() -> None:
+    with pytest.raises(PolicyError) as caught:
+        load_policy_dict({"qgraph": 1, "name": "x", "rules": [{"keep": "low"}]})
+    assert str(caught.value) == "<resolved>:4:9: rules[0].keep: unknown 'low'\n  fix: write high"
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", float("nan"), None, [[]]])
+def test_data_that_is_not_plain_is_an_error(value: object) -> None:
+    with pytest.raises(PolicyError):
+        load_policy_dict({"qgraph": 1, "name": value, "rules": [{"keep": "high"}]})
+
+
+def test_data_that_holds_itself_is_an_error() -> None:
+    data: dict[str, object] = {"qgraph": 1}
+    data["rules"] = data
+    with pytest.raises(PolicyError, match="not plain data"):
+        load_policy_dict(data)
+
+
+def test_recipes_are_listed_sorted() -> None:
+    assert ", ".join(recipe_names()) == RECIPES
