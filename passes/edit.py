@@ -63,7 +63,8 @@ def below_permutes(node: Node) -> tuple[Node, list[int]]:
 
 def add_node(graph: Graph, target: object, args: tuple[object, ...], like: Node) -> Node:
     """Add a call at the insertion point, with its fake value, belonging where `like` belongs."""
-    node = graph.call_function(target, args)  # type: ignore[arg-type]
+    name = str(target).split(".")[1]  # aten.permute.default -> permute
+    node = graph.create_node("call_function", target, args, name=name)  # type: ignore[arg-type]
     for key in _INHERITED:
         if key in like.meta:
             node.meta[key] = like.meta[key]

@@ -46,7 +46,7 @@ def _insert_seed(graph: Graph) -> Node:
     first = next(node for node in graph.nodes if node.op != "placeholder")
     mode = next(node.meta["val"].fake_mode for node in graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
     with graph.inserting_before(first):
-        seed = graph.call_function(ops.seed, ())
+        seed = graph.create_node("call_function", ops.seed, (), name="seed")
     with mode:
         seed.meta["val"] = ops.seed()
     seed.meta["partitioner_tag"] = "is_forward"

@@ -13,18 +13,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qgraph.backend.artifact import load
+    from qgraph.backend.convert import conversion, convert
     from qgraph.backend.jit import QGraphWarning, compile, coverage
     from qgraph.errors import QGraphError
     from qgraph.policy import load_policy
+    from qgraph.training.callback import CoverageCallback
 
 _HOMES = {
+    "CoverageCallback": "qgraph.training.callback",
+    "convert": "qgraph.backend.convert",
+    "conversion": "qgraph.backend.convert",
+    "load": "qgraph.backend.artifact",
     "compile": "qgraph.backend.jit",
     "coverage": "qgraph.backend.jit",
     "QGraphWarning": "qgraph.backend.jit",
     "QGraphError": "qgraph.errors",
     "load_policy": "qgraph.policy",
 }
-__all__ = ["QGraphError", "QGraphWarning", "compile", "coverage", "load_policy"]
+__all__ = [
+    "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
+    "load", "load_policy",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -22,6 +25,7 @@ from qgraph.passes import GraphFacts, Report, find_sites, rewrite, stacks_of
 from qgraph.policy import Policy, check_blocks, load_policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
+Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
 
 
@@ -37,12 +41,15 @@ def as_policy(policy: PolicyLike) -> Policy:
     return policy if isinstance(policy, Policy) else load_policy(policy)
 
 
-def compile(model: nn.Module, policy: PolicyLike = "nvfp4", **options: Any) -> nn.Module:
+def compile(
+    model: Model, policy: PolicyLike = "nvfp4", *, codegen: bool = True, **options: Any
+) -> Model:
     """Compile `model` in place so that its matrix products run as `policy` says; return it.
 
     The class, parameters, `state_dict`, `save_pretrained` and `generate` stay as they were. Graphs
     are captured and rewritten at the first call; `coverage(model)` then tells what was done.
-    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...).
+    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). Without `codegen` the rewritten
+    graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
     Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
         ModelError if `model` is not a module or `options` names a backend.
@@ -53,7 +60,8 @@ def compile(model: nn.Module, policy: PolicyLike = "nvfp4", **options: Any) -> n
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     chosen = as_policy(policy)
     report = Report(policy=chosen, lowering=describe_lowering(_device_of(model)))
-    model.compile(backend=make_backend(chosen, report, block_stacks(model)), **options)
+    backend = make_backend(chosen, report, block_stacks(model), codegen=codegen)
+    model.compile(backend=backend, **options)
     # Not a submodule or a parameter: kept out of state_dict and of deepcopies' way.
     object.__setattr__(model, "_qgraph_report", report)
     return model
@@ -70,7 +78,9 @@ def coverage(model: nn.Module) -> Report:
     return report
 
 
-def make_backend(policy: Policy, report: Report, blocks: Mapping[str, int] | None = None) -> Backend:
+def make_backend(
+    policy: Policy, report: Report, blocks: Mapping[str, int] | None = None, *, codegen: bool = True
+) -> Backend:
     """Return a torch.compile backend for one policy; what it does is added to `report`.
 
     Each policy has a backend object of its own because Dynamo guards on the object: a hook in
@@ -78,7 +88,9 @@ def make_backend(policy: Policy, report: Report, blocks: Mapping[str, int] | Non
     """
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        rewriting = _Rewrite(policy, report, _parameter_names(inputs), blocks)
+        rewriting = _Rewrite(policy, report, _parameter_indices(inputs), blocks)
+        if not codegen:
+            return _run_op_by_op(rewriting, module, inputs)
         # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
         # keyed by the rewritten graph and `uuid`, stays on.
         with functorch_config.patch(enable_autograd_cache=False):
@@ -104,6 +116,30 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
     return make_backend(policy, report)(module, inputs)
 
 
+def _run_op_by_op(rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    def partition(joint: GraphModule, joint_inputs: Any, **kwargs: Any) -> tuple[GraphModule, GraphModule]:
+        rewriting(joint.graph)
+        joint.recompile()
+        return min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)  # type: ignore[no-any-return]
+
+    def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
+        rewriting(graph_module.graph)
+        graph_module.recompile()
+        return nop(graph_module, _inputs)
+
+    def nop(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
+        return make_boxed_func(graph_module.forward)  # type: ignore[no-any-return]
+
+    compiled: Callable[..., Any] = aot_autograd(
+        fw_compiler=nop,
+        bw_compiler=nop,
+        inference_compiler=infer,
+        partition_fn=partition,
+        decompositions=decompositions(),
+    )(module, inputs)
+    return compiled
+
+
 class _Rewrite(CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
@@ -113,11 +149,13 @@ class _Rewrite(CustomGraphPass):
         self.policy, self.report, self.parameters, self.blocks = policy, report, parameters, blocks
 
     def __call__(self, graph: Graph) -> None:
+        start = time.perf_counter()
         facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.blocks)
         if self.blocks is not None:
             check_blocks(self.policy, find_sites(graph, facts))
         plans = rewrite(graph, self.policy, facts)
         self.report.add(plans)
+        self.report.pass_seconds += time.perf_counter() - start
         trains = any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes)
         if trains and plans and self.policy.quantizes and not any(p.status == "quantized" for p in plans):
             warnings.warn(
@@ -153,7 +191,7 @@ def block_stacks(model: nn.Module) -> dict[str, int]:
     return stacks
 
 
-def _parameter_names(inputs: Sequence[Any]) -> frozenset[int]:
+def _parameter_indices(inputs: Sequence[Any]) -> frozenset[int]:
     return frozenset(i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter))
 
 

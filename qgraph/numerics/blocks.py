@@ -67,7 +67,7 @@ def quantize(
             codes = torch.nn.functional.pad(codes, (0, 1))
         codes = (codes[..., 0::2] & 15) | ((codes[..., 1::2] & 15) << 4)
     stored = rounded.stored.squeeze(-1).squeeze(-2)
-    return codes, stored.contiguous(), rounded.tensor_scale
+    return codes.contiguous(), stored.contiguous(), rounded.tensor_scale
 
 
 def dequantize(
@@ -94,9 +94,14 @@ def dequantize(
     return _from_tiles(values, shape, axis).to(dtype).contiguous()
 
 
-def _round(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None) -> _Rounded:
-    if x.dim() < 2 or axis % x.dim() < x.dim() - 2:
+def check_axis(x: Tensor, axis: int) -> None:
+    """Raise ShapeError if x has fewer than two axes or `axis` is not one of the last two."""
+    if x.dim() < 2 or axis not in (-1, -2, x.dim() - 1, x.dim() - 2):
         raise ShapeError(f"quantization runs along one of the last two axes, not axis {axis} of {x.dim()}")
+
+
+def _round(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None) -> _Rounded:
+    check_axis(x, axis)
     rows = x.float().movedim(axis, -1)  # [..., M, K]
     tiles = _cut(rows, fmt.block)  # [..., M/A, A, K/B, B]
     block_amax = tiles.abs().amax((-3, -1), keepdim=True) if tiles.numel() else tiles[..., :1, :, :1]
@@ -138,9 +143,9 @@ def _cut(rows: Tensor, block: Block) -> Tensor:
 
 def _to_tiles(rows: Tensor, scale: Tensor) -> Tensor:
     """Cut padded rows [..., M', K'] so that `scale` [..., M'/A, K'/B] fits."""
-    across, along = rows.shape[-2] // scale.shape[-2], rows.shape[-1] // scale.shape[-1]
-    rows = rows[..., : along * scale.shape[-1]]
-    return rows.unflatten(-1, (-1, along)).unflatten(-3, (-1, across))
+    high, wide = scale.shape[-2:]
+    across, along = rows.shape[-2] // max(high, 1), rows.shape[-1] // max(wide, 1)
+    return rows[..., : along * wide].unflatten(-1, (wide, along)).unflatten(-3, (high, across))
 
 
 def _from_tiles(tiles: Tensor, shape: torch.Size, axis: int) -> Tensor:

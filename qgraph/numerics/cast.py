@@ -11,8 +11,8 @@ from qgraph.formats import Element, FloatFormat
 def round_to(x: Tensor, fmt: Element, noise: Tensor | None = None) -> Tensor:
     """Round `x` to the values of `fmt`, to nearest with ties to even, saturating.
 
-    With `noise` the rounding is stochastic: |x| = (n + f)·step goes up when f + noise/256
-    reaches 1, so up with probability f to a resolution of 1/256. The sign of zero is kept,
+    With `noise` the rounding is stochastic: |x| = (n + f)·step goes up when n + f + noise/256,
+    a float32 sum, reaches n + 1, so up with probability f to a resolution of 1/256. The sign of zero is kept,
     NaN stays NaN, infinities saturate.
 
     Shapes: any -> the same; noise as x.
@@ -45,7 +45,7 @@ def encode(values: Tensor, fmt: Element) -> Tensor:
         return values.to(torch.int16).bitwise_and((1 << fmt.bits) - 1).to(torch.uint8)
     magnitude = values.abs()
     exponent = torch.frexp(magnitude).exponent - 1
-    normal = exponent >= fmt.min_exponent
+    normal = magnitude >= fmt.min_normal
     steps = (magnitude / _step(magnitude, fmt)).to(torch.int32)  # the hidden bit included
     field = (exponent - fmt.min_exponent).clamp(min=0) << fmt.mantissa_bits
     code = torch.where(normal, field + steps, steps)

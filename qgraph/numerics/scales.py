@@ -26,8 +26,8 @@ def two_level(block_amax: Tensor, amax: Tensor, element: Element) -> tuple[Tenso
         encode = min(1 / (S · (1/S_enc)), FLT_MAX)
         value  = code · S · (amax / (M·448))
 
-    A block whose S underflows to 0 decodes to 0. NaN anywhere makes the whole tensor NaN, and so
-    does an infinity. When amax / (M·448) is subnormal (amax below about 3e-35) it loses bits.
+    A block whose S underflows to 0 decodes to 0. NaN anywhere makes the whole tensor NaN;
+    after an infinity nothing is finite. When amax / (M·448) is subnormal (amax below about 3e-35) it loses bits.
 
     Shapes: block_amax any, amax [] -> as block_amax, as block_amax, [].
     Dtypes: float32.

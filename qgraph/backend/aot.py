@@ -1,0 +1,117 @@
+"""The AOT front door: one whole joint graph, captured without running it, for artifacts and reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch import nn
+from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
+from torch._functorch._aot_autograd.descriptors import ParamAOTInput
+from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors, aot_export_joint_with_descriptors
+from torch._inductor.compile_fx import compile_fx_inner
+from torch.fx import Graph, GraphModule
+
+from qgraph.backend.decompositions import decompositions
+from qgraph.backend.jit import block_stacks, graph_facts
+from qgraph.errors import ModelError
+from qgraph.passes import GraphFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """A model's forward and backward as one graph, for one set of input shapes.
+
+    `parameters` are the model's own names, in the order of the graph's parameter inputs.
+    """
+
+    module: GraphModule
+    joint: Any  # torch's JointWithDescriptors
+    facts: GraphFacts
+    parameters: tuple[str, ...]
+
+    @property
+    def graph(self) -> Graph:
+        """The joint graph; passes edit it in place."""
+        graph: Graph = self.joint.graph_module.graph
+        return graph
+
+
+def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Capture:
+    """Capture `model(**inputs)` and its backward as one joint graph.
+
+    Compiled code that Dynamo holds for other models is dropped, and compiled again when next called.
+
+    Raises: ModelError if the model cannot be captured whole, with the reason Dynamo gives.
+    """
+    config = getattr(model, "config", None)
+    cached = getattr(config, "use_cache", None)
+    if cached:  # a key-value cache is state for generation; it would only add outputs
+        config.use_cache = False  # type: ignore[union-attr]
+    try:
+        module = _capture_module(model, dict(inputs))
+        with ExitStack() as stack:
+            joint = aot_export_joint_with_descriptors(
+                stack, module, (), dict(inputs), decompositions=decompositions()
+            )
+    finally:
+        if cached:
+            config.use_cache = cached  # type: ignore[union-attr]
+    graph = joint.graph_module.graph
+    facts = graph_facts(graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), block_stacks(model))
+    return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
+
+
+def compile_capture(captured: Capture) -> Callable[..., Any]:
+    """Compile a (rewritten) capture with Inductor; the result takes the captured keyword inputs.
+
+    It reads the model's own parameters, so that a backward leaves gradients in them.
+    """
+    captured.joint.graph_module.recompile()
+    compiled = aot_compile_joint_with_descriptors(
+        captured.joint,
+        partition_fn=min_cut_rematerialization_partition,
+        fw_compiler=compile_fx_inner,
+        bw_compiler=compile_fx_inner,
+    )
+    state = [*(p for _, p in captured.module.named_parameters()), *(b for _, b in captured.module.named_buffers())]
+
+    def run(**inputs: Any) -> Any:
+        return compiled(*state, **inputs)
+
+    return run
+
+
+def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
+    try:
+        return _trace(model, inputs)
+    except torch._dynamo.exc.TorchDynamoException as first:
+        # Some models set hooks up in their first call, which breaks the graph once.
+        try:
+            with torch.no_grad():
+                model(**inputs)
+            return _trace(model, inputs)
+        except torch._dynamo.exc.TorchDynamoException:
+            reason = str(first).strip().split("\n")[0]
+            raise ModelError(
+                f"{type(model).__name__} cannot be captured as one graph: {reason}",
+                "use qgraph.compile(model, policy): it takes models in pieces",
+            ) from first
+
+
+def _trace(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
+    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)  # type: ignore[assignment]
+    return module
+
+
+def _own_names(model: nn.Module, module: GraphModule) -> tuple[str, ...]:
+    """Return the model's name of each parameter of the captured module, matched by identity."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return tuple(
+        names.get(id(p), re.sub(r"^_export_root\.", "", name)) for name, p in module.named_parameters()
+    )

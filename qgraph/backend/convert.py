@@ -1,0 +1,90 @@
+"""Converting a model: its joint graph before and after a policy, a report, and a trainable module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+from qgraph.backend.aot import capture
+from qgraph.backend.jit import PolicyLike, as_policy, compile
+from qgraph.errors import ModelError, PolicyError
+from qgraph.ops import describe_lowering
+from qgraph.passes import Report, find_sites, graph_text, rewrite
+from qgraph.policy import Policy, check_blocks
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What converting a model found: the report, and the joint graph as text before and after."""
+
+    policy: Policy
+    report: Report
+    graph_before: str
+    graph_after: str
+    inputs: dict[str, list[int]]  # shapes of the example inputs
+
+
+def convert(model: Model, policy: PolicyLike, example_inputs: Mapping[str, Any]) -> Model:
+    """Rewrite `model`'s training step as `policy` says; return the model, ready to train.
+
+    The step is captured at the shapes of `example_inputs` (keyword inputs, with labels if there is
+    to be a loss) and checked; then the model is compiled in place, so it keeps its class, signature
+    and parameters, and takes other shapes too. `conversion(model)` gives the report and the graphs.
+
+    Raises: PolicyError if the policy is wrong or its rules quantize none of the model's products
+        (products that qgraph cannot quantize yet are in the report, with the reason);
+        ModelError if the model cannot be captured as one graph.
+    """
+    chosen = as_policy(policy)
+    found = analyze(model, chosen, example_inputs)
+    compile(model, chosen)
+    object.__setattr__(model, "_qgraph_conversion", found)
+    return model
+
+
+def conversion(model: nn.Module) -> Conversion:
+    """Return what `convert` found.
+
+    Raises: ModelError if the model was not converted.
+    """
+    found = getattr(model, "_qgraph_conversion", None)
+    if not isinstance(found, Conversion):
+        raise ModelError(f"this {type(model).__name__} was not converted", "call qgraph.convert first")
+    return found
+
+
+def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any]) -> Conversion:
+    """Capture and rewrite `model`'s training step without changing the model.
+
+    Raises: as `convert`.
+    """
+    captured = capture(model, example_inputs)
+    check_blocks(policy, find_sites(captured.graph, captured.facts))
+    before = graph_text(captured.graph)
+    report = Report(policy=policy, lowering=describe_lowering(_device(model)))
+    report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
+    untaken = any(entry.status == "unsupported" for entry in report.entries)
+    if policy.quantizes and not report.quantized and not untaken:
+        reasons = {entry.reason for entry in report.entries} or {"the model has no matrix products"}
+        raise PolicyError(
+            policy.path or policy.name,
+            "rules",
+            f"none of the model's {len(report.entries)} products is quantized: {'; '.join(sorted(reasons))}",
+            "change what the rules match, or use the recipe 'high' to quantize nothing",
+        )
+    return Conversion(
+        policy=policy,
+        report=report,
+        graph_before=before,
+        graph_after=graph_text(captured.graph),
+        inputs={key: list(value.shape) for key, value in example_inputs.items()},
+    )
+
+
+def _device(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")

@@ -1,0 +1,124 @@
+"""Timing models against each other in one process, alternating, so that the machine's mood cancels."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+Step = Callable[[], None]
+
+
+@dataclass
+class Timing:
+    """Times of one model, in seconds; memory in bytes above what was held before the step."""
+
+    first_call: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    peak_memory: int = 0
+
+    @property
+    def median(self) -> float:
+        """The median step."""
+        return statistics.median(self.steps)
+
+
+def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> Step:
+    """Return a function that runs one forward and backward and drops the gradients."""
+
+    def step() -> None:
+        model(**inputs).loss.backward()
+        model.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure(steps: Mapping[str, Step], rounds: int, say: Callable[[str], None]) -> dict[str, Timing]:
+    """Time each step function: its first call on empty caches, then `rounds` alternating rounds."""
+    timings = {name: Timing() for name in steps}
+    warm_up()
+    for name, step in steps.items():
+        say(f"first call of {name}")
+        with tempfile.TemporaryDirectory() as folder, fresh_cache(folder):
+            timings[name].first_call = _seconds(step)
+        step()
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, step in steps.items():
+            timings[name].steps.append(_seconds(step))
+    for name, step in steps.items():
+        timings[name].peak_memory = _peak_memory(step)
+    return timings
+
+
+def alternate(steps: Sequence[Step], rounds: int) -> list[float]:
+    """Return the median time of each step function in seconds, run in turns after one untimed turn."""
+    times: list[list[float]] = [[] for _ in steps]
+    for number in range(rounds + 1):
+        for step, found in zip(steps, times, strict=True):
+            seconds = _seconds(step)
+            if number:
+                found.append(seconds)
+    return [statistics.median(found) for found in times]
+
+
+def warm_up() -> None:
+    """Compile a small model, so that no first call pays for starting the compiler itself."""
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    torch.compile(model)(torch.randn(8, 16)).sum().backward()
+
+
+def _seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def fresh_cache(folder: str) -> Any:
+    """Return a context in which Inductor compiles into an empty cache, as on a new machine."""
+    from torch._inductor.utils import fresh_inductor_cache
+
+    return fresh_inductor_cache(dir=folder, delete=False)
+
+
+def _peak_memory(step: Step) -> int:
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    before, highest, done = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.is_set():
+            highest = max(highest, _resident())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        step()
+    finally:
+        done.set()
+        watcher.join()
+    return max(0, highest - before)
+
+
+def _resident() -> int:
+    """Return this process's resident memory in bytes; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * 4096

@@ -1,0 +1,104 @@
+"""Finding and loading Hugging Face models, without the network, remote code or pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from qgraph.errors import ModelError
+
+# Config-only models. tiny-llama reads bytes: about 0.9 million parameters.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny-llama": {
+        "vocab_size": 256, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512,
+        "bos_token_id": None, "eos_token_id": None,
+    },
+    "bench-llama": {
+        "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 512,
+    },
+}  # fmt: skip
+
+
+def load_model(name: str, seed: int = 0) -> Any:
+    """Return a Hugging Face model in training mode, from a directory, the local hub cache, or a preset.
+
+    A preset (`preset:tiny-llama`) has random weights drawn from `seed`. Weights are read from
+    safetensors only; code that comes with a model is never run.
+
+    Raises: ModelError saying what is missing and what to give instead.
+    """
+    config = load_config(name)
+    if name.startswith("preset:"):
+        torch.manual_seed(seed)
+        return transformers.LlamaForCausalLM(config).train()
+    try:
+        model = _model_class(name, config).from_pretrained(
+            _source(name),
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype="auto",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{name}: {_first_line(error)}", _choices()) from error
+    return model.train()
+
+
+def load_config(name: str) -> Any:
+    """Return the config of a model named as for `load_model`.
+
+    Raises: ModelError saying what is missing and what to give instead.
+    """
+    if name.startswith("preset:"):
+        return _preset(name.removeprefix("preset:"))
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{name}: no config.json in this directory", "give a directory save_pretrained wrote")
+    if path.is_file():
+        raise ModelError(f"{name}: is a file", "give the directory it is in")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(f"{name}: no such directory", _choices())
+    try:
+        return transformers.AutoConfig.from_pretrained(_source(name), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{name}: {_first_line(error)}", _choices()) from error
+
+
+def _source(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path) if path.is_dir() else name
+
+
+def _preset(name: str) -> Any:
+    if name not in PRESETS:
+        raise ModelError(f"preset:{name}: no such preset", f"use one of: {', '.join('preset:' + p for p in PRESETS)}")
+    return transformers.LlamaConfig(**PRESETS[name])
+
+
+def _model_class(name: str, config: Any) -> Any:
+    """Return the class the config names; a causal language model if it names none."""
+    for architecture in config.architectures or []:
+        found = getattr(transformers, architecture, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+        raise ModelError(
+            f"{name}: transformers {transformers.__version__} has no class {architecture}",
+            "models with code of their own are not loaded; convert them from Python with qgraph.convert",
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _choices() -> str:
+    presets = " or ".join(f"preset:{name}" for name in PRESETS)
+    return f"give a Hugging Face directory with safetensors, an id in the local hub cache, or {presets}"

@@ -1,0 +1,50 @@
+"""A Trainer callback that says what the run really computes in."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from transformers import TrainerCallback
+
+from qgraph.backend.jit import coverage
+from qgraph.passes import make_totals, report_text
+
+
+class CoverageCallback(TrainerCallback):  # type: ignore[misc]
+    """Print the coverage table after the first step and log its totals.
+
+    Graphs exist once the first step has run. The log entry goes to `trainer_state.json` with the
+    keys `qgraph/products`, `qgraph/quantized` (counts) and `qgraph/flops/<format>` (shares, 0 to 1).
+    """
+
+    def __init__(self, width: int = 100) -> None:
+        self._width, self._done = width, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make sure, before any work, that the model was compiled by qgraph."""
+        coverage(_unwrap(kwargs["model"]))
+        self._done = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Print and log once, after the first step."""
+        if self._done or not state.is_world_process_zero:
+            return
+        self._done = True
+        report = coverage(_unwrap(kwargs["model"]))
+        sys.stdout.write(report_text(report, self._width))
+        shares = make_totals(report.entries)["formats"]
+        state.log_history.append(
+            {
+                "step": state.global_step,
+                "qgraph/products": len(report.entries),
+                "qgraph/quantized": len(report.quantized),
+                **{f"qgraph/flops/{name}": share for name, share in shares.items()},
+            }
+        )
+
+
+def _unwrap(model: Any) -> Any:
+    while hasattr(model, "module") and not hasattr(model, "_qgraph_report"):
+        model = model.module
+    return model

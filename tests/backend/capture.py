@@ -1,0 +1,142 @@
+"""Run a model's rewritten joint graph node by node, without code generation, and record what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from functorch.compile import make_boxed_func
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch.fx import Graph, GraphModule, Interpreter, Node
+
+from qgraph import ops
+from qgraph.backend.decompositions import decompositions
+from qgraph.backend.jit import block_stacks, graph_facts
+from qgraph.passes import Plan, Report, graph_text, rewrite
+from qgraph.policy import Policy
+
+QUANTIZERS = (ops.fake_quant, ops.rotate_quant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What one operand of a product reads in the rewritten graph."""
+
+    quantizer: str  # the name of the node that quantizes it, "" for none
+    stream: int | None  # the `site` its noise is drawn for, None when it rounds to nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One quantization that ran."""
+
+    format: str
+    axis: int
+    rotation: str  # what rotated values are rounded to, "" where nothing is rotated
+    seed: int | None
+    stream: int
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What the graphs of one model are, and what they did when they ran."""
+
+    report: Report
+    texts: list[str] = field(default_factory=list)
+    plans: list[tuple[Plan, ...]] = field(default_factory=list)
+    reads: dict[tuple[str, str, str], Read] = field(default_factory=dict)  # (module, role, operand)
+    calls: list[Call] = field(default_factory=list)
+
+    def streams(self) -> dict[tuple[str, str, str], int]:
+        """For each stochastic operand, the `site` its noise is drawn for."""
+        return {key: read.stream for key, read in self.reads.items() if read.stream is not None}
+
+
+def interpret(model: nn.Module, policy: Policy, **options: Any) -> Trace:
+    """Compile `model` in place as `qgraph.compile` does, with an interpreter in Inductor's place."""
+    trace = Trace(report=Report(policy=policy))
+    model.compile(backend=_backend(policy, trace, block_stacks(model)), **options)
+    return trace
+
+
+def _backend(policy: Policy, trace: Trace, blocks: Mapping[str, int]) -> Callable[..., Any]:
+    def backend(module: GraphModule, inputs: Sequence[Any]) -> Any:
+        parameters = {i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)}
+
+        def transform(graph: Graph) -> None:
+            facts = graph_facts(graph, lambda node: _index(node) in parameters, blocks)
+            plans = rewrite(graph, policy, facts)
+            trace.report.add(plans)
+            trace.plans.append(plans)
+            trace.texts.append(graph_text(graph))
+            for plan in plans:
+                for operand in plan.site.operands:
+                    key = (plan.site.module, plan.site.role, operand.kind)
+                    trace.reads[key] = _read(plan.site.node.args[operand.argument])
+
+        def partition(joint: GraphModule, values: Sequence[Any], **keys: Any) -> Any:
+            transform(joint.graph)
+            joint.recompile()
+            return min_cut_rematerialization_partition(joint, values, **keys)
+
+        def run(graph: GraphModule, _: Sequence[Any]) -> Any:
+            return make_boxed_func(_Recorder(graph, trace).run)
+
+        def run_inference(graph: GraphModule, values: Sequence[Any]) -> Any:
+            transform(graph.graph)
+            graph.recompile()
+            return run(graph, values)
+
+        compiled: Any = aot_autograd(
+            fw_compiler=run,
+            bw_compiler=run,
+            inference_compiler=run_inference,
+            partition_fn=partition,
+            decompositions=decompositions(),
+        )
+        return compiled(module, inputs)
+
+    return backend
+
+
+def _index(node: Node) -> int | None:
+    return getattr(node.meta.get("desc"), "idx", None)
+
+
+def _read(source: Any) -> Read:
+    while source.target is torch.ops.aten.permute.default:
+        source = source.args[0]
+    if source.target not in QUANTIZERS:
+        return Read(quantizer="", stream=None)
+    noise = source.args[3:] if source.target is ops.fake_quant else source.args[5:]
+    return Read(quantizer=source.name, stream=noise[1] if noise else None)
+
+
+class _Recorder(Interpreter):
+    def __init__(self, graph: GraphModule, trace: Trace) -> None:
+        super().__init__(graph)
+        self.trace = trace
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = super().call_function(target, args, kwargs)
+        if target in QUANTIZERS:
+            rotation = args[2] if target is ops.rotate_quant else ""
+            text, axis, *noise = args[3:] if rotation else args[1:]
+            self.trace.calls.append(
+                Call(
+                    format=text,
+                    axis=axis,
+                    rotation=rotation,
+                    seed=int(noise[0]) if noise else None,
+                    stream=noise[1] if noise else 0,
+                    before=args[0].detach().clone(),
+                    after=result.detach().clone(),
+                )
+            )
+        return result

@@ -1,0 +1,151 @@
+"""No policy ever runs code that was compiled for another: in one process, and through caches on disk."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qgraph
+from qgraph.backend.jit import dynamo_backend
+from qgraph.policy import load_policy
+from tests.backend.capture import interpret
+from tests.backend.models import MLP
+
+pytestmark = pytest.mark.slow
+
+POLICIES = ("nvfp4", "high", "nvfp4_naive")
+
+
+def _model() -> MLP:
+    torch.manual_seed(0)
+    return MLP(48, 64, 32)
+
+
+def _input() -> Tensor:
+    return torch.randn(40, 48, generator=torch.Generator().manual_seed(1))
+
+
+def _run(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """(output, gradient of the first weight) of one step under one seed."""
+    torch.manual_seed(3)
+    model.zero_grad()
+    output = model(_input())
+    output.square().sum().backward()
+    weight = next(model.parameters())
+    assert weight.grad is not None
+    return output.detach(), weight.grad.clone()
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, tuple[Tensor, Tensor]]:
+    """What each policy gives with no compiler's cache in sight."""
+    found = {}
+    for name in POLICIES:
+        torch._dynamo.reset()
+        model = _model()
+        interpret(model, load_policy(name))
+        found[name] = _run(model)
+    for one, other in itertools.combinations(POLICIES, 2):
+        assert not any(map(torch.equal, found[one], found[other]))
+    return found
+
+
+def test_models_of_one_class_keep_their_policies_apart(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+    model = _model()
+    models = {name: qgraph.compile(deepcopy(model), name) for name in POLICIES}
+    for name in (*POLICIES, *reversed(POLICIES)):
+        assert all(map(torch.equal, _run(models[name]), alone[name])), name
+    for name in POLICIES:
+        assert qgraph.coverage(models[name]).graphs == 1
+        assert bool(qgraph.coverage(models[name]).quantized) == (name != "high")
+
+
+def test_a_model_compiled_again_follows_its_new_policy(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+    model = _model()
+    for name in (*POLICIES, "nvfp4"):
+        qgraph.compile(model, name)
+        assert all(map(torch.equal, _run(model), alone[name])), name
+        assert qgraph.coverage(model).policy.name == name
+
+
+def test_the_registered_backend_keeps_policies_apart(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+    model = _model()
+    compiled = {
+        name: torch.compile(model, backend=dynamo_backend, options={"policy": name}) for name in POLICIES
+    }
+    for name in (*POLICIES, *POLICIES):
+        assert all(map(torch.equal, _run(compiled[name]), alone[name])), name
+
+
+def test_a_model_past_dynamos_recompile_limit_is_not_silently_left_high() -> None:
+    naive = load_policy("nvfp4_naive")
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(3):
+            model = _model()
+            qgraph.compile(model, naive)
+            _run(model)
+            assert len(qgraph.coverage(model).quantized) == 5
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(48, 32), lambda: nn.Sequential(nn.Linear(48, 32))])
+def test_a_module_of_torchs_own_is_not_silently_left_high(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make()
+    plain = deepcopy(model)
+    qgraph.compile(model, "nvfp4_naive")
+    assert not torch.equal(_run(model)[0], plain(_input()))
+    assert qgraph.coverage(model).quantized
+
+
+PROGRAM = """
+import json, sys
+import torch, qgraph
+from torch._dynamo.utils import counters
+from tests.backend.test_cache import _model, _run
+found = {}
+for name in sys.argv[1:]:
+    counters.clear()
+    model = qgraph.compile(_model(), name)
+    output, gradient = _run(model)
+    found[name] = {
+        "output": output.tolist(), "gradient": gradient.tolist(),
+        "products": len(qgraph.coverage(model).entries), "quantized": len(qgraph.coverage(model).quantized),
+        "hits": counters["inductor"]["fxgraph_cache_hit"], "misses": counters["inductor"]["fxgraph_cache_miss"],
+    }
+print(json.dumps(found))
+"""
+
+
+def test_processes_that_share_a_cache_on_disk_keep_policies_apart(
+    tmp_path: Path, alone: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+
+    def process(*names: str) -> dict[str, dict[str, object]]:
+        command = [sys.executable, "-c", PROGRAM, *names]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found: dict[str, dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    cold = process("nvfp4")
+    warm = process("nvfp4_naive", "high", "nvfp4")
+    warmer = process("high", "nvfp4", "nvfp4_naive")
+    for found in (cold, warm, warmer):
+        for name, run in found.items():
+            # json keeps every digit of a float
+            assert torch.equal(torch.tensor(run["output"]), alone[name][0]), name
+            assert torch.equal(torch.tensor(run["gradient"]), alone[name][1]), name
+            assert (run["products"], run["quantized"]) == (5, 0 if name == "high" else 5)
+    assert [run["hits"] for run in cold.values()] == [0]
+    # The cache did serve: forward and backward of nvfp4 in the second process, of all in the third.
+    assert [(run["hits"], run["misses"]) for run in warm.values()] == [(0, 2), (0, 2), (2, 0)]
+    assert [(run["hits"], run["misses"]) for run in warmer.values()] == [(2, 0)] * 3

@@ -1,0 +1,86 @@
+"""Data that separates right arithmetic from wrong, and the comparison by bits."""
+
+import torch
+from torch import Tensor
+
+# One of each way a scale is chosen, and blocks of every kind: narrow, square, odd, whole rows, whole tensors.
+FORMATS = (
+    "e2m1/1x16/e4m3/fp32",
+    "e2m1/16x16/e4m3/fp32",
+    "e4m3/1x16/e4m3/fp32",
+    "e2m1/3x7/e4m3/fp32",
+    "e4m3/1x32/ue8m0-rceil",
+    "e2m1/1x32/ue8m0-rceil",
+    "e5m2/1x32/ue8m0-floor",
+    "e2m1/1x32/ue8m0-floor",
+    "e3m2/8x8/ue8m0-rceil",
+    "e2m3/row/ue8m0-floor",
+    "int8/1x8/ue8m0-floor",
+    "e4m3/tensor/ue8m0-rceil",
+    "e5m2/tensor/fp32",
+    "e4m3/tensor/fp32",
+    "e4m3/row/fp32",
+    "int8/row/fp32",
+    "int8/tensor/fp32",
+    "int4/1x32/fp32",
+)
+TWO_LEVEL = tuple(f for f in FORMATS if f.endswith("e4m3/fp32"))
+
+
+def every_exponent() -> Tensor:
+    """Return one float32 just under each power of two, 2**-148 to 2**127, and the power itself."""
+    powers = torch.tensor([2.0**e for e in range(-148, 128)], dtype=torch.float64).float()
+    return torch.cat([torch.nextafter(powers, torch.zeros(())), powers])
+
+
+def kinds(rows: int = 37, columns: int = 53) -> dict[str, Tensor]:
+    """Return float32 matrices by kind; the sizes are ragged for every block in use."""
+    generator = torch.Generator().manual_seed(20)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x = randn(rows, columns)
+    found = {
+        "randn": x,
+        "rows_exp3": x * torch.exp(3 * randn(rows, 1)),
+        "rows_exp8": x * torch.exp(8 * randn(rows, 1)),
+        "columns_exp8": x * torch.exp(8 * randn(1, columns)),
+        "gradient": x * 1e-5,
+        "zero": torch.zeros(rows, columns),
+        "zero_block": x.clone(),
+        "outlier": x.clone(),
+        "denormal": x * 1e-40,
+        "huge": x * 2.0**125,
+        "negative_zero": torch.where(x > 0.5, x, -0.0),
+        "inf": x.clone(),
+        "minus_inf": x.clone(),
+        "nan": x.clone(),
+        "constant": torch.full((rows, columns), 0.3),
+    }
+    found["zero_block"][:33, :33] = 0
+    found["outlier"][rows // 2, columns // 3] = 1e30
+    found["inf"][rows // 2, columns // 3] = torch.inf
+    found["minus_inf"][rows // 2, columns // 3] = -torch.inf
+    found["nan"][rows // 2, columns // 3] = torch.nan
+    # Eighths up to the element's largest magnitude: every rounding midpoint of e2m1 occurs when scales are powers
+    # of two, and each also moved by 1e-3.
+    eighths = torch.randint(-48, 49, (rows, columns), generator=generator) / 8
+    found["midpoints"] = eighths.clamp(-6, 6)
+    found["near_midpoints"] = found["midpoints"] + torch.where(x > 0, 1e-3, -1e-3)
+    limits = every_exponent()
+    shape = (rows, columns)
+    spread = torch.rand(shape, generator=generator) * 2 - 1
+    tops = limits[torch.arange(rows) * 11 % len(limits)].unsqueeze(-1)
+    found["under_power_of_two"] = spread * tops
+    found["under_power_of_two"][:, ::5] = tops
+    return found
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two float tensors hold the same bits, the sign of zero included; NaN equals NaN."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    bits = torch.int32 if a.dtype == torch.float32 else torch.int16
+    same = a.contiguous().view(bits) == b.contiguous().view(bits)
+    return bool((same | (a.isnan() & b.isnan())).all())

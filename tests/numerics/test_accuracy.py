@@ -1,0 +1,76 @@
+"""How much is lost: published effective bits, checked from both sides."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from qgraph.formats import parse_format
+from qgraph.numerics import Noise, fake_quant
+
+
+def effective_bits(x: Tensor, rounded: Tensor) -> float:
+    """Return -1/2·log2 of the relative error energy, averaged over rows (Quartet II)."""
+    x, rounded = x.double(), rounded.double()
+    energy = (rounded - x).square().sum(-1) / x.square().sum(-1)
+    return float((-0.5 * torch.log2(energy)).mean())
+
+
+@pytest.fixture(scope="module")
+def normal() -> Tensor:
+    return torch.randn(4096, 2048, generator=torch.Generator().manual_seed(9)).bfloat16()
+
+
+def test_nvfp4_keeps_its_published_effective_bits(normal: Tensor) -> None:
+    bits = effective_bits(normal, fake_quant(normal, parse_format("e2m1/1x16/e4m3/fp32"), -1))
+    assert 3.38 < bits < 3.42
+
+
+def test_nvfp4_in_square_tiles_keeps_its_published_effective_bits(normal: Tensor) -> None:
+    bits = effective_bits(normal, fake_quant(normal, parse_format("e2m1/16x16/e4m3/fp32"), -1))
+    assert bits == pytest.approx(3.16, abs=0.01)
+
+
+def test_bits_order_formats_as_their_widths_do(normal: Tensor) -> None:
+    x = normal[:256].float()
+    texts = ("e2m1/1x32/ue8m0-rceil", "e2m1/1x16/e4m3/fp32", "e3m2/1x32/ue8m0-rceil", "e4m3/1x32/ue8m0-rceil")
+    bits = [effective_bits(x, fake_quant(x, parse_format(text), -1)) for text in texts]
+    assert bits == sorted(bits)
+
+
+def test_stochastic_rounding_costs_less_than_a_bit_but_more_than_none(normal: Tensor) -> None:
+    x = normal[:512]
+    fmt = parse_format("e2m1/1x16/e4m3/fp32")
+    lost = effective_bits(x, fake_quant(x, fmt, -1)) - effective_bits(x, fake_quant(x, fmt, -1, Noise(seed=1, site=1)))
+    # A fraction f uniform on a step: E[min(f, 1-f)²] = 1/12 to nearest, E[f(1-f)] = 1/6 stochastic: half a bit.
+    # Elements exact to begin with (each block's largest) lose under neither.
+    assert lost == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "text", ["e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "e4m3/tensor/fp32", "int8/row/fp32"]
+)
+def test_a_product_of_quantized_operands_differs_but_not_by_much(text: str) -> None:
+    generator = torch.Generator().manual_seed(10)
+    a, b = torch.randn(64, 512, generator=generator), torch.randn(512, 64, generator=generator)
+    fmt = parse_format(text)
+    exact = a.double() @ b.double()
+    x, y = fake_quant(a, fmt, -1), fake_quant(b, fmt, -2)
+    found = x.double() @ y.double()
+    relative = float((found - exact).norm() / exact.norm())
+    # The two operands' independent errors add in energy; both relative errors are 2**-bits.
+    each = [2.0 ** -effective_bits(a, x), 2.0 ** -effective_bits(b.mT, y.mT)]
+    want = (each[0] ** 2 + each[1] ** 2) ** 0.5
+    assert 0.9 * want < relative < 1.1 * want
+    assert want > 1e-4, "the format loses something"
+
+
+@pytest.mark.parametrize("text", ["e4m3/1x32/ue8m0-rceil", "e4m3/row/fp32", "e2m3/1x32/ue8m0-rceil"])
+def test_no_element_moves_by_more_than_half_a_step_of_its_blocks_top_binade(text: str) -> None:
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(11))
+    rounded = fake_quant(x, parse_format(text), -1)
+    blocks = x.unflatten(-1, (-1, 32 if "x32" in text else 96))
+    top = blocks.abs().amax(-1, keepdim=True).expand_as(blocks).flatten(-2)
+    # Nothing saturates, the largest magnitude lies in the scaled binade [2**e, 2**(e+1)): half a step there is
+    # amax·2**-4; the factor's own rounding adds 2**-22.
+    assert bool(((rounded - x).abs() <= top * (2.0**-4 + 2.0**-22)).all())
+    assert not torch.equal(rounded, x)

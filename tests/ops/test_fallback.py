@@ -1,0 +1,75 @@
+"""The same bits with any number of threads and without a compiler, and a report that names the reason."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qgraph.ops import cpu, describe_lowering
+from tests.ops.digest import digest
+
+ROOT = Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(cpu.why_unavailable() is not None, reason="no C++ compiler")
+
+
+def report(**changes: str | None) -> list[str]:
+    """Run `tests.ops.digest` with changed environment variables; return its two lines."""
+    wanted = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    env = {name: value for name, value in wanted.items() if value is not None}
+    command = [sys.executable, "-m", "tests.ops.digest"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def here() -> str:
+    return digest()
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_the_number_of_threads_changes_no_bit(here: str, threads: str) -> None:
+    assert report(OMP_NUM_THREADS=threads) == ["cpu kernels", here]
+
+
+def test_without_a_compiler_the_definitions_run_and_the_report_says_why(here: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "cache").mkdir()
+    found = report(PATH=str(tmp_path / "bin"), CXX=None, QGRAPH_CACHE_DIR=str(tmp_path / "cache"))
+    assert found == ["reference (no C++ compiler found (g++ or clang++; set CXX))", here]
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("echo 'cc1: no room' >&2; echo more >&2; exit 1", "cc1: no room"), ("exit 3", "exit status 3")],
+)
+def test_a_compiler_that_fails_is_named_with_its_first_line(tmp_path: Path, script: str, reason: str) -> None:
+    compiler = tmp_path / "broken++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    code = "from qgraph.ops import describe_lowering; print(describe_lowering('cpu'))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CXX": str(compiler), "QGRAPH_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"reference ({compiler} failed: {reason})"
+
+
+@needs_compiler
+def test_kernels_are_built_once_and_kept_in_the_cache(here: str, tmp_path: Path) -> None:
+    first = report(QGRAPH_CACHE_DIR=str(tmp_path / "new"))
+    built = list((tmp_path / "new").iterdir())
+    assert [path.suffix for path in built] == [".so"]
+    stamp = built[0].stat().st_mtime_ns
+    second = report(QGRAPH_CACHE_DIR=str(tmp_path / "new"))
+    assert first == second == ["cpu kernels", here]
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "new").iterdir()] == [stamp]
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+@needs_compiler
+def test_this_process_reports_what_it_runs() -> None:
+    assert describe_lowering("cpu") == "cpu kernels"

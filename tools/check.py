@@ -1,0 +1,44 @@
+"""qgraph check: read a policy and say what it does, without loading torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qgraph.policy import load_policy
+from qgraph.tools.screen import print_json
+
+
+def check(
+    policy: Annotated[str, typer.Argument(help="A policy file or a recipe's name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a policy file and print its rules.
+
+    JSON keys: name, source, path, fingerprint, stochastic, rules (one line each), resolved.
+    """
+    found = load_policy(policy)
+    if as_json:
+        print_json(
+            {
+                "name": found.name,
+                "source": found.source,
+                "path": found.path,
+                "fingerprint": found.fingerprint(),
+                "stochastic": found.stochastic,
+                "rules": [rule.text for rule in found.rules],
+                "resolved": found.to_dict(),
+            }
+        )
+        return
+    typer.echo(f"{found.name}: {found.source or 'no source given'}\n{found.path}")
+    for rule in found.rules:
+        typer.echo(f"  {rule.text}")
+        for role, operands in rule.products.items():
+            words = []
+            for kind, operand in operands.items():
+                extra = [operand.transform.name] if operand.transform else []
+                extra += ["stochastic"] if operand.rounding == "stochastic" else []
+                words.append(f"{kind} {operand.format or 'high'}" + (f" ({', '.join(extra)})" if extra else ""))
+            typer.echo(f"    {role}: {', '.join(words)}")

@@ -1,0 +1,55 @@
+"""qgraph convert: a model and a policy in, a trainable directory and a report out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from qgraph.policy import load_policy
+from qgraph.tools.screen import print_json, progress, width
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="A Hugging Face directory, a cached hub id, or preset:tiny-llama.")],
+    policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
+    out: Annotated[str | None, typer.Option(help="The directory to write; it must not exist.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the captured step.")] = 2,
+    length: Annotated[int, typer.Option(min=1, help="Tokens per sequence of the captured step.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of a preset's weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+) -> None:
+    """Convert MODEL as POLICY says: print what every matrix product becomes, and write OUT.
+
+    OUT holds the weights and config as save_pretrained writes them, policy.yaml, graph_before.txt,
+    graph_after.txt and report.json. Without --out nothing is written. The JSON's keys are those of
+    report.json: inputs, policy, fingerprint, lowering, graphs, totals, unused_rules, products.
+    """
+    chosen = load_policy(policy)  # before torch is loaded: a wrong policy is told at once
+    with ExitStack() as stack, progress(4 if out else 3) as step:
+        step("loading torch")
+        import transformers
+
+        from qgraph.backend.artifact import new_directory, write_artifact
+        from qgraph.backend.convert import analyze
+        from qgraph.backend.examples import example_inputs
+        from qgraph.backend.models import load_model
+        from qgraph.passes import report_json, report_text
+
+        transformers.utils.logging.disable_progress_bar()
+        folder = stack.enter_context(new_directory(out)) if out else None
+        step(f"loading {model}")
+        loaded = load_model(model, seed)
+        step("capturing and rewriting the training step")
+        found = analyze(loaded, chosen, example_inputs(loaded, batch, length))
+        if folder is not None:
+            step(f"writing {out}")
+            write_artifact(loaded, found, folder, source=model)
+    if as_json:
+        print_json({"inputs": found.inputs, **report_json(found.report)})
+    else:
+        sys.stdout.write(report_text(found.report, width()))
+        if out:
+            sys.stdout.write(f"wrote {out}: load it with qgraph.load({out!r})\n")
