@@ -7,6 +7,19 @@ from qgraph.passes.sites import GraphFacts, Operand, Site, find_sites, stacks_of
 from qgraph.passes.text import graph_text
 
 __all__ = [
-    "PASSES", "GraphFacts", "Operand", "Plan", "Site", "Report", "find_sites", "graph_text", "make_rows", "make_totals", "plan_sites",
-    "report_json", "report_text", "rewrite", "stacks_of",
+    "PASSES",
+    "GraphFacts",
+    "Operand",
+    "Plan",
+    "Report",
+    "Site",
+    "find_sites",
+    "graph_text",
+    "make_rows",
+    "make_totals",
+    "plan_sites",
+    "report_json",
+    "report_text",
+    "rewrite",
+    "stacks_of",
 ]  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
 from qgraph.passes.sites import Operand
+from qgraph.passes.targets import argument_node, value_of
 
 aten = torch.ops.aten
 
@@ -26,9 +28,7 @@ def wrap_operand(graph: Graph, product: Node, operand: Operand, call: Call) -> N
     Working below the permutes lets two products that read one tensor in two layouts share
     the work. `call` adds a node that acts along `axis` (negative) of `base`; the new node is returned.
     """
-    source = product.args[operand.argument]
-    assert isinstance(source, Node), "a product's operands are nodes"
-    base, order = below_permutes(source)
+    base, order = below_permutes(argument_node(product, operand.argument))
     rank = len(order)
     axis = order[operand.axis] - rank
     with graph.inserting_before(product):
@@ -42,22 +42,22 @@ def wrap_operand(graph: Graph, product: Node, operand: Operand, call: Call) -> N
 
 def below_permutes(node: Node) -> tuple[Node, list[int]]:
     """Return (base, order) with node = base.permute(order), following permutes only."""
-    order = list(range(node.meta["val"].dim()))
+    rank = value_of(node).dim()
+    order = list(range(rank))
     while node.op == "call_function":
+        arguments: Any = node.args
         if node.target is aten.permute.default:
-            step = [axis % len(order) for axis in node.args[1]]  # type: ignore[union-attr,operator]
-        elif node.target is aten.t.default and len(order) == 2:
+            step = [axis % rank for axis in arguments[1]]
+        elif node.target is aten.t.default and rank == 2:
             step = [1, 0]
         elif node.target is aten.transpose.int:
-            first, second = (axis % len(order) for axis in node.args[1:])  # type: ignore[operator]
-            step = list(range(len(order)))
+            first, second = arguments[1] % rank, arguments[2] % rank
+            step = list(range(rank))
             step[first], step[second] = second, first
         else:
             break
         order = [step[axis] for axis in order]
-        source = node.args[0]
-        assert isinstance(source, Node), "a permute's argument is a node"
-        node = source
+        node = argument_node(node, 0)
     return node, order
 
 

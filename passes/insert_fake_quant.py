@@ -44,7 +44,11 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
 
 def _insert_seed(graph: Graph) -> Node:
     first = next(node for node in graph.nodes if node.op != "placeholder")
-    mode = next(node.meta["val"].fake_mode for node in graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
+    mode = next(
+        node.meta["val"].fake_mode
+        for node in graph.nodes
+        if hasattr(node.meta.get("val"), "fake_mode")
+    )
     with graph.inserting_before(first):
         seed = graph.create_node("call_function", ops.seed, (), name="seed")
     with mode:

@@ -26,9 +26,13 @@ def insert_hadamard(graph: Graph, plans: Sequence[Plan]) -> None:
                 continue
             arguments = (signs_of(wanted.transform), wanted.transform.output)
 
-            def call(base: Node, axis: int, plan: Plan = plan, arguments: tuple[str, str] = arguments) -> Node:
+            def call(
+                base: Node, axis: int, plan: Plan = plan, arguments: tuple[str, str] = arguments
+            ) -> Node:
                 signs, rounding = arguments
-                return add_node(graph, ops.hadamard, (base, signs, axis, rounding), like=plan.site.node)
+                return add_node(
+                    graph, ops.hadamard, (base, signs, axis, rounding), like=plan.site.node
+                )
 
             wrap_operand(graph, plan.site.node, operand, call)
 

@@ -21,7 +21,11 @@ def lower(graph: Graph, plans: Sequence[Plan]) -> None:
         return
     for node in list(graph.find_nodes(op="call_function", target=ops.fake_quant)):
         rotation, text, axis, *noise = node.args
-        if not isinstance(rotation, Node) or rotation.target is not ops.hadamard or len(rotation.users) > 1:
+        if (
+            not isinstance(rotation, Node)
+            or rotation.target is not ops.hadamard
+            or len(rotation.users) > 1
+        ):
             continue
         source, signs, turned, rounding = rotation.args
         if turned != axis:

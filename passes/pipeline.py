@@ -26,7 +26,9 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 )
 
 
-def rewrite(graph: Graph, policy: Policy, facts: GraphFacts, until: str | None = None) -> tuple[Plan, ...]:
+def rewrite(
+    graph: Graph, policy: Policy, facts: GraphFacts, until: str | None = None
+) -> tuple[Plan, ...]:
     """Rewrite `graph` in place as `policy` says and return what was decided at each site.
 
     With `until`, stop after the pass of that name: the graph before it is lowered, for reading.

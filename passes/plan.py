@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph.passes.sites import Site
+from qgraph.passes.targets import argument_node, value_of
 from qgraph.policy import OperandPolicy, Policy, decide
 
 Status = Literal["quantized", "kept", "unsupported", "unmatched"]
@@ -54,7 +54,12 @@ def _plan(site: Site, policy: Policy) -> Plan:
         return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
     ragged = _ragged(site, decision.operands)
     if ragged and policy.ragged == "keep":
-        return Plan(site=site, status="kept", rule=rule, reason=f"{ragged}, and the policy says ragged: keep")
+        return Plan(
+            site=site,
+            status="kept",
+            rule=rule,
+            reason=f"{ragged}, and the policy says ragged: keep",
+        )
     notes = (f"{ragged}: the last block is padded with zeros",) if ragged else ()
     return Plan(site=site, status="quantized", operands=decision.operands, rule=rule, notes=notes)
 
@@ -62,9 +67,7 @@ def _plan(site: Site, policy: Policy) -> Plan:
 def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
     """Return which size is no multiple of the block, or nothing."""
     for operand, wanted in zip(site.operands, operands, strict=True):
-        source = site.node.args[operand.argument]
-        assert isinstance(source, Node), "a product's operands are nodes"
-        size = source.meta["val"].shape[operand.axis]
+        size = value_of(argument_node(site.node, operand.argument)).shape[operand.axis]
         along = wanted.format.block.along if wanted.format else None
         turned = wanted.transform.hadamard if wanted.transform else None
         for block in (along, turned):

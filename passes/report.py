@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from collections import Counter
@@ -136,7 +135,12 @@ def make_rows(entries: Iterable[Entry]) -> list[Row]:
         alike = replace(entry, block=None, module=_template(entry).rpartition(".")[0])
         groups.setdefault(alike, []).append(entry)
     return [
-        Row(module=_merged(group, order), count=len(group), flops=sum(e.flops for e in group), first=group[0])
+        Row(
+            module=_merged(group, order),
+            count=len(group),
+            flops=sum(e.flops for e in group),
+            first=group[0],
+        )
         for group in groups.values()
     ]
 
@@ -187,7 +191,8 @@ def report_text(report: Report, width: int = 100) -> str:
     whole = sum(entry.flops for entry in entries) or 1
     lines: list[str] = []
     table = [
-        (row.module or "(root)", _cells(row, whole), _operand_text(row.first)) for row in make_rows(entries)
+        (row.module or "(root)", _cells(row, whole), _operand_text(row.first))
+        for row in make_rows(entries)
     ]
     widths = [max((len(cells[i]) for _, cells, _ in table), default=0) for i in range(4)]
     for module in dict.fromkeys(module for module, _, _ in table):
@@ -201,13 +206,19 @@ def report_text(report: Report, width: int = 100) -> str:
                 lines.append(left + wrapped[0])
                 lines += [" " * len(left) + more for more in wrapped[1:]]
     for line in _total_lines(report, entries):
-        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [""]
+        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
+            ""
+        ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:
     batch, *sizes = row.first.shape
-    shape = "x".join(str(size) for size in ([batch] if batch > 1 else []) + sizes) if any(sizes) else "-"
+    shape = (
+        "x".join(str(size) for size in ([batch] if batch > 1 else []) + sizes)
+        if any(sizes)
+        else "-"
+    )
     return (
         f"{row.first.role} {row.first.op}",
         f"x{row.count}",
@@ -270,8 +281,8 @@ def _merged(group: Sequence[Entry], order: Sequence[str]) -> str:
     leaves = [path.rpartition(".")[2] for path in paths]
     name = paths[0]
     if len(leaves) > 1:
-        tail = os.path.commonprefix([leaf[::-1] for leaf in leaves])[::-1]
-        tail = tail[tail.find("_") :] if "_" in tail else ""
+        ends = {"_".join(["", *leaf.split("_")[1:]]) for leaf in leaves}
+        tail = ends.pop() if len(ends) == 1 else ""
         heads = [leaf.removesuffix(tail) for leaf in leaves]
         name = f"{parent}." * bool(parent) + "{" + ",".join(heads) + "}" + tail
     ranges: list[list[int]] = []

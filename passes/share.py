@@ -34,7 +34,12 @@ def share_quant(graph: Graph, plans: Sequence[Plan]) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target not in _SHARED:
             continue
-        key = (node.target, _key(node.args), _key(tuple(node.kwargs.items())), node.meta.get("recompute"))
+        key = (
+            node.target,
+            _key(node.args),
+            _key(tuple(node.kwargs.items())),
+            node.meta.get("recompute"),
+        )
         if (first := seen.setdefault(key, node)) is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
@@ -50,5 +55,3 @@ def _key(value: object) -> Hashable:
     if isinstance(value, Node):
         return ("node", value.name)
     return str(value) if isinstance(value, torch.SymInt) else (type(value).__name__, value)
-
-

@@ -16,9 +16,16 @@ from math import prod
 import torch
 from torch.fx import Graph, Node
 
-from qgraph.passes.targets import ELSEWHERE, PRODUCTS, VIEWS, size_hint
+from qgraph.passes.targets import (
+    ELSEWHERE,
+    PRODUCTS,
+    VIEWS,
+    argument_node,
+    size_hint,
+    value_of,
+)
 
-
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
 _USUAL_KINDS = {
     "fprop": ("input", "weight"),
     "dgrad": ("grad_output", "weight"),
@@ -31,11 +38,13 @@ class GraphFacts:
     """What a graph alone does not say.
 
     `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
-    stack of blocks (`model.layers`), how many there are in the whole model.
+    stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
+    path of each module by its id, as text.
     """
 
     parameters: frozenset[str]
     blocks: Mapping[str, int] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +100,23 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
     return tuple(sites)
 
 
-def module_path(node: Node) -> str:
-    """Return the dotted path of the module a node belongs to, "" for the root or an unknown one."""
+def module_path(node: Node, modules: Mapping[str, str]) -> str:
+    """Return the dotted path of the module a node belongs to, "" for the root or an unknown one.
+
+    Found by the module's id where `modules` has it. A path Dynamo writes is relative to the frame
+    it compiled (`L['args'][0].model`, or an inner module's `L['self'].layers`): the last resort.
+    """
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""
-    path = str(list(stack.values())[-1][0])
-    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", path)
-    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\]", "", path)
+    key, value = list(stack.items())[-1]
+    if (name := modules.get(str(key).split("@")[0])) is not None:
+        return name
+    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
+    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
     path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
-    parts = [part for part in path.split("@")[0].split(".") if part]
-    if parts and parts[0] in ("self", "_orig_mod", "_export_root"):
-        parts = parts[1:]
-    return ".".join(part for part in parts if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
+    parts = [part for part in path.split(".") if part and part not in _WRAPPERS]
+    return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
 
 
 def stacks_of(names: Iterable[str]) -> dict[str, int]:
@@ -133,10 +146,13 @@ def _is_backward(node: Node, late: set[Node]) -> bool:
 
 
 def _product(
-    node: Node, facts: GraphFacts, late: set[Node], forward: dict[object, tuple[Node, tuple[str, ...]]]
+    node: Node,
+    facts: GraphFacts,
+    late: set[Node],
+    forward: dict[object, tuple[Node, tuple[str, ...]]],
 ) -> Site:
-    first = PRODUCTS[node.target]  # type: ignore[index]
-    sources = [node.args[first], node.args[first + 1]]
+    first = PRODUCTS[node.target]
+    sources = [argument_node(node, first), argument_node(node, first + 1)]
     backward = _is_backward(node, late)
     from_parameter = [_root(source).name in facts.parameters for source in sources]
     sequence = node.meta.get("seq_nr")
@@ -147,7 +163,7 @@ def _product(
     else:
         kinds = _backward_kinds(sources, from_parameter, late, forward.get(sequence))
         role = "wgrad" if "input" in kinds else "dgrad"
-    left, right = (source.meta["val"] for source in sources)  # type: ignore[union-attr]
+    left, right = map(value_of, sources)
     sizes = [size_hint(size) for size in (*left.shape, right.shape[-1])]
     batch, (m, k, n) = prod(sizes[:-3]), sizes[-3:]
     is_float = left.dtype in (torch.float32, torch.bfloat16, torch.float16)
@@ -178,7 +194,10 @@ def _forward_kinds(from_parameter: list[bool]) -> tuple[str, ...]:
 
 
 def _backward_kinds(
-    sources: list[object], from_parameter: list[bool], late: set[Node], pair: tuple[Node, tuple[str, ...]] | None
+    sources: list[Node],
+    from_parameter: list[bool],
+    late: set[Node],
+    pair: tuple[Node, tuple[str, ...]] | None,
 ) -> tuple[str, ...]:
     gradient = 0 if sources[0] in late else 1
     other = 1 - gradient
@@ -186,21 +205,20 @@ def _backward_kinds(
         kind = "weight" if from_parameter[other] else "input"
     else:
         node, kinds = pair
-        first = PRODUCTS[node.target]  # type: ignore[index]
+        first = PRODUCTS[node.target]
         if from_parameter[other] and "weight" in kinds:
             kind = "weight"
         elif "weight" in kinds:
             kind = "input"
         else:
-            same = _root(sources[other]) is _root(node.args[first])
+            same = _root(sources[other]) is _root(argument_node(node, first))
             kind = "lhs" if same else "rhs"
     pairs = ("grad_output", kind)
     return pairs if gradient == 0 else pairs[::-1]
 
 
-def _root(source: object) -> Node:
+def _root(source: Node) -> Node:
     """Follow views and casts back to where the numbers come from."""
-    assert isinstance(source, Node), "a product's operands are nodes"
     while source.op == "call_function" and source.target in VIEWS:
         source = source.all_input_nodes[0]
     return source
@@ -215,7 +233,9 @@ def _elsewhere(node: Node) -> Describe | None:
 
 
 def _plain(node: Node, late: set[Node], op: str, role: str, flops: int, reason: str) -> Site:
-    value = next((n.meta["val"] for n in node.all_input_nodes if hasattr(n.meta.get("val"), "dtype")), None)
+    value = next(
+        (n.meta["val"] for n in node.all_input_nodes if hasattr(n.meta.get("val"), "dtype")), None
+    )
     if not role:
         role = "dgrad" if _is_backward(node, late) else "fprop"
     return Site(
@@ -235,7 +255,7 @@ def _plain(node: Node, late: set[Node], op: str, role: str, flops: int, reason: 
 
 
 def _place(site: Site, number: int, facts: GraphFacts) -> Site:
-    module = module_path(site.node)
+    module = module_path(site.node, facts.modules)
     block, count = _block(module, facts.blocks)
     return replace(site, number=number, module=module, block=block, block_count=count)
 
@@ -250,4 +270,6 @@ def _block(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | No
 
 
 def _short(dtype: torch.dtype) -> str:
-    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(name := str(dtype)[6:], name)
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(
+        name := str(dtype)[6:], name
+    )

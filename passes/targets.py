@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 aten = torch.ops.aten
@@ -27,9 +29,23 @@ VIEWS: frozenset[object] = frozenset(
         aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.slice.Tensor,
         aten.select.int, aten.clone.default, aten.alias.default, aten.detach.default,
         aten._to_copy.default, torch.ops.prims.convert_element_type.default,
-        aten.split.Tensor, aten.split_with_sizes.default, __import__("operator").getitem,
+        aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
     }
 )  # fmt: skip
+
+
+def argument_node(node: Node, position: int) -> Node:
+    """Return the node at `position` of a product's arguments."""
+    found = node.args[position]
+    assert isinstance(found, Node), "a product's operands are nodes"
+    return found
+
+
+def value_of(node: Node) -> Tensor:
+    """Return the fake tensor that stands for what `node` computes."""
+    value = node.meta.get("val")
+    assert isinstance(value, Tensor), f"{node.name} has no tensor value"
+    return value
 
 
 def size_hint(size: Any) -> int:
@@ -42,7 +58,7 @@ def size_hint(size: Any) -> int:
 
 def _shape(node: object) -> list[int]:
     assert isinstance(node, Node), "an operand is a node"
-    return [size_hint(size) for size in node.meta["val"].shape]
+    return [size_hint(size) for size in value_of(node).shape]
 
 
 def _conv(node: Node) -> list[tuple[str, str, int, str]]:
@@ -51,7 +67,7 @@ def _conv(node: Node) -> list[tuple[str, str, int, str]]:
         flops = 2 * prod(gradient) * prod(weight[1:])
         roles = [role for role, on in zip(("dgrad", "wgrad"), mask, strict=False) if on]  # type: ignore[arg-type]
         return [("conv", role, flops, _CONV) for role in roles]
-    output = [size_hint(size) for size in node.meta["val"].shape]
+    output = _shape(node)
     return [("conv", "fprop", 2 * prod(output) * prod(_shape(node.args[1])[1:]), _CONV)]
 
 

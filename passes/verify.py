@@ -11,8 +11,9 @@ from qgraph.errors import GraphError
 from qgraph.passes.edit import below_permutes
 from qgraph.passes.insert_hadamard import signs_of
 from qgraph.passes.plan import Plan
-from qgraph.policy import OperandPolicy
-
+from qgraph.passes.sites import Operand
+from qgraph.passes.targets import argument_node, value_of
+from qgraph.policy import HIGH, OperandPolicy
 
 
 def verify(graph: Graph, plans: Sequence[Plan]) -> None:
@@ -22,34 +23,37 @@ def verify(graph: Graph, plans: Sequence[Plan]) -> None:
     """
     graph.lint()
     for plan in plans:
-        product = plan.site.node
-        wanted = plan.operands or (OperandPolicy(format=None),) * len(plan.site.operands)
+        wanted = plan.operands or (HIGH,) * len(plan.site.operands)
         for operand, policy in zip(plan.site.operands, wanted, strict=True):
-            source = product.args[operand.argument]
-            assert isinstance(source, Node), "a product's operands are nodes"
-            base, order = below_permutes(source)
-            found, expected = _describe(base), _expect(policy)
-            if found[:-1] != expected:
-                raise GraphError(
-                    f"{product.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind} reads "
-                    f"{' '.join(map(str, found[:-1])) or 'an unquantized tensor'}, "
-                    f"the plan says {' '.join(map(str, expected)) or 'high'}"
-                )
-            axis = order[operand.axis] - len(order)
-            block = policy.format.block if policy.format else None
-            free = block is not None and policy.transform is None and block.across == block.along
-            if expected and not free and found[-1] != axis:
-                raise GraphError(f"{product.name}: its {operand.kind} is quantized along axis {found[-1]}, not {axis}")
-        left, right = (product.args[o.argument].meta["val"] for o in plan.site.operands) if wanted else (None, None)  # type: ignore[union-attr]
-        if left is not None and (left.dtype != right.dtype or left.dtype != product.meta["val"].dtype):
-            raise GraphError(f"{product.name}: operands of {left.dtype} and {right.dtype}")
+            _check(plan, operand, policy)
 
 
-def _expect(policy: OperandPolicy) -> tuple[object, ...]:
-    turned = (signs_of(policy.transform), policy.transform.output) if policy.transform else ()
-    if policy.format is None:
-        return turned
-    return (*turned, str(policy.format), policy.rounding)
+def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
+    product = plan.site.node
+    source = argument_node(product, operand.argument)
+    where = f"{product.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind}"
+    if value_of(source).dtype != value_of(product).dtype:
+        raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
+    base, order = below_permutes(source)
+    *found, axis = _describe(base)
+    expected = _expect(policy)
+    if found != expected:
+        raise GraphError(
+            f"{where} reads {' '.join(map(str, found)) or 'a tensor in high precision'}, "
+            f"the plan says {' '.join(map(str, expected)) or 'high'}"
+        )
+    block = policy.format.block if policy.format else None
+    free = block is not None and policy.transform is None and block.across == block.along
+    if expected and not free and axis != order[operand.axis] - len(order):
+        raise GraphError(
+            f"{where} is quantized along axis {axis}, not the one the product sums over"
+        )
+
+
+def _expect(policy: OperandPolicy) -> list[object]:
+    turned = policy.transform
+    expected: list[object] = [signs_of(turned), turned.output] if turned else []
+    return expected if policy.format is None else [*expected, str(policy.format), policy.rounding]
 
 
 def _describe(node: Node) -> tuple[object, ...]:
@@ -61,8 +65,8 @@ def _describe(node: Node) -> tuple[object, ...]:
         _, signs, rounding, text, axis, *noise = node.args
         return (signs, rounding, text, "stochastic" if noise else "nearest", axis)
     if node.target is ops.fake_quant:
-        source, text, axis, *noise = node.args
-        assert isinstance(source, Node), "fake_quant reads a node"
+        _, text, axis, *noise = node.args
+        source = argument_node(node, 0)
         below = _describe(source)[:-1] if source.target is ops.hadamard else ()
         return (*below, text, "stochastic" if noise else "nearest", axis)
     return (None,)

@@ -13,20 +13,23 @@ from qgraph.tools.screen import print_json, progress, width
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="As for convert; preset:bench-llama is the model the README quotes.")] = (
-        "preset:bench-llama"
-    ),
+    model: Annotated[
+        str, typer.Option(help="As for convert; preset:bench-llama is the model the README quotes.")
+    ] = ("preset:bench-llama"),
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
     batch: Annotated[int, typer.Option(min=1)] = 4,
     length: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds; medians are printed.")] = 9,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Alternating rounds; medians are printed.")
+    ] = 9,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
     JSON keys: model, policy, device, tokens, rounds; plain and qgraph, each with first_call_s,
     median_step_s, steps_s, peak_memory_bytes (of one step, above what was held before it); ratios with
-    first_call, step, peak_memory; pass_s, the time spent in qgraph's passes, and pass_share of its first call.
+    first_call, step, peak_memory; pass_s, the time spent in qgraph's passes, and pass_share, of its first
+    call.
     """
     chosen = load_policy(policy)
     with progress(rounds + 4) as step:
@@ -49,6 +52,7 @@ def bench(
         times = measure(steps, rounds, step)
     first, second = times["plain"], times["qgraph"]
     passes = coverage(quantized).pass_seconds
+    share = passes / second.first_call
     result = {
         "model": model,
         "policy": chosen.name,
@@ -70,7 +74,7 @@ def bench(
             "peak_memory": second.peak_memory / max(1, first.peak_memory),
         },
         "pass_s": passes,
-        "pass_share": passes / second.first_call,
+        "pass_share": share,
     }
     if as_json:
         print_json(result)
@@ -78,14 +82,32 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=f"{model}, {batch * length} tokens, {device}", title_justify="left")
-    for name, kind in (("", "left"), ("plain", "right"), (chosen.name, "right"), ("ratio", "right")):
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{model}, {batch * length} tokens, {device}",
+        title_justify="left",
+    )
+    for name, kind in (
+        ("", "left"),
+        ("plain", "right"),
+        (chosen.name, "right"),
+        ("ratio", "right"),
+    ):
         table.add_column(name, justify=kind)  # type: ignore[arg-type]
     for label, one, two, unit, form in (
         ("first call", first.first_call, second.first_call, "s", ".1f"),
         (f"step, median of {rounds}", 1e3 * first.median, 1e3 * second.median, "ms", ".0f"),
-        ("peak memory of a step", first.peak_memory / 2**20, second.peak_memory / 2**20, "MiB", ".0f"),
+        (
+            "peak memory of a step",
+            first.peak_memory / 2**20,
+            second.peak_memory / 2**20,
+            "MiB",
+            ".0f",
+        ),
     ):
-        table.add_row(label, f"{one:{form}} {unit}", f"{two:{form}} {unit}", f"{two / max(one, 1e-9):.2f}")
+        table.add_row(
+            label, f"{one:{form}} {unit}", f"{two:{form}} {unit}", f"{two / max(one, 1e-9):.2f}"
+        )
     Console(file=sys.stdout, width=width()).print(table)
-    sys.stdout.write(f"qgraph's passes: {passes:.2f} s, {100 * result['pass_share']:.1f}% of its first call\n")  # type: ignore[operator]
+    sys.stdout.write(f"qgraph's passes: {passes:.2f} s, {100 * share:.1f}% of its first call\n")

@@ -40,5 +40,8 @@ def check(
             for kind, operand in operands.items():
                 extra = [operand.transform.name] if operand.transform else []
                 extra += ["stochastic"] if operand.rounding == "stochastic" else []
-                words.append(f"{kind} {operand.format or 'high'}" + (f" ({', '.join(extra)})" if extra else ""))
+                words.append(
+                    f"{kind} {operand.format or 'high'}"
+                    + (f" ({', '.join(extra)})" if extra else "")
+                )
             typer.echo(f"    {role}: {', '.join(words)}")

@@ -13,13 +13,21 @@ from qgraph.tools.screen import print_json, progress, width
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="A Hugging Face directory, a cached hub id, or preset:tiny-llama.")],
+    model: Annotated[
+        str, typer.Argument(help="A Hugging Face directory, a cached hub id, or preset:tiny-llama.")
+    ],
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
-    out: Annotated[str | None, typer.Option(help="The directory to write; it must not exist.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The directory to write; it must not exist.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the captured step.")] = 2,
-    length: Annotated[int, typer.Option(min=1, help="Tokens per sequence of the captured step.")] = 128,
+    length: Annotated[
+        int, typer.Option(min=1, help="Tokens per sequence of the captured step.")
+    ] = 128,
     seed: Annotated[int, typer.Option(help="Seed of a preset's weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print report.json instead of the table.")
+    ] = False,
 ) -> None:
     """Convert MODEL as POLICY says: print what every matrix product becomes, and write OUT.
 

@@ -17,8 +17,12 @@ def train(
     model: Annotated[str, typer.Argument(help="A causal language model, named as for convert.")],
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
     baseline: Annotated[str, typer.Option(help="The policy to compare with.")] = "high",
-    text: Annotated[str | None, typer.Option(help="A text file; without it, Python's own library sources.")] = None,
-    out: Annotated[str | None, typer.Option(help="A directory to write: losses, plot, both trained models.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A text file; without it, Python's own library sources.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="A directory to write: losses, plot, both trained models.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1)] = 200,
     batch: Annotated[int, typer.Option(min=1)] = 8,
     length: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 128,
@@ -46,7 +50,9 @@ def train(
         transformers.utils.logging.disable_progress_bar()
         folder = stack.enter_context(new_directory(out)) if out else None
         ids = tokenize(read_text(text), model, _vocabulary(model))
-        settings = Settings(steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16)
+        settings = Settings(
+            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16
+        )
         runs = train_each(model, policies, ids, settings, step)
         step("timing both, alternating")
         rows = Windows(ids, length)
@@ -67,7 +73,9 @@ def train(
             "step_ratio": times[0] / times[1],
         }
         if folder is not None:
-            (folder / "losses.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            (folder / "losses.json").write_text(
+                json.dumps(result, indent=1) + "\n", encoding="utf-8"
+            )
             plot_losses(runs, folder / "loss.png")
             for run in runs:
                 run.model.save_pretrained(folder / run.policy)
@@ -87,15 +95,23 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=f"training loss, {result['model']}", title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, title=f"training loss, {result['model']}", title_justify="left"
+    )
     for name in ("step", *(run.policy for run in runs), "gap"):
         table.add_column(name, justify="right")
     points = list(zip(*(run.losses for run in runs), strict=True))
     for (number, first), (_, second) in points[:: max(1, len(points) // 10)]:
-        table.add_row(str(number), f"{first:.4f}", f"{second:.4f}", f"{100 * (first - second) / second:+.2f}%")
+        table.add_row(
+            str(number), f"{first:.4f}", f"{second:.4f}", f"{100 * (first - second) / second:+.2f}%"
+        )
     first, second = (run.held_out for run in runs)
-    table.add_row("held-out", f"{first:.4f}", f"{second:.4f}", f"{result['gap_percent']:+.2f}%", style="bold")
+    table.add_row(
+        "held-out", f"{first:.4f}", f"{second:.4f}", f"{result['gap_percent']:+.2f}%", style="bold"
+    )
     Console(file=sys.stdout, width=width()).print(table)
-    sys.stdout.write(f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating steps\n")
+    sys.stdout.write(
+        f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating steps\n"
+    )
     if out:
         sys.stdout.write(f"wrote {out}: loss.png, losses.json and both trained models\n")

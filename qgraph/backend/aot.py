@@ -13,12 +13,15 @@ from functorch.compile import min_cut_rematerialization_partition
 from torch import nn
 from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
 from torch._functorch._aot_autograd.descriptors import ParamAOTInput
-from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors, aot_export_joint_with_descriptors
+from torch._functorch.aot_autograd import (
+    aot_compile_joint_with_descriptors,
+    aot_export_joint_with_descriptors,
+)
 from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
 from qgraph.backend.decompositions import decompositions
-from qgraph.backend.jit import block_stacks, graph_facts
+from qgraph.backend.jit import Outline, graph_facts
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts
 
@@ -63,7 +66,9 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Capture:
         if cached:
             config.use_cache = cached  # type: ignore[union-attr]
     graph = joint.graph_module.graph
-    facts = graph_facts(graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), block_stacks(model))
+    facts = graph_facts(
+        graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), Outline.of(model)
+    )
     return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
 
 
@@ -79,7 +84,10 @@ def compile_capture(captured: Capture) -> Callable[..., Any]:
         fw_compiler=compile_fx_inner,
         bw_compiler=compile_fx_inner,
     )
-    state = [*(p for _, p in captured.module.named_parameters()), *(b for _, b in captured.module.named_buffers())]
+    state = [
+        *(p for _, p in captured.module.named_parameters()),
+        *(b for _, b in captured.module.named_buffers()),
+    ]
 
     def run(**inputs: Any) -> Any:
         return compiled(*state, **inputs)
@@ -105,7 +113,7 @@ def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
 
 
 def _trace(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
-    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)  # type: ignore[assignment]
+    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)
     return module
 
 
@@ -113,5 +121,6 @@ def _own_names(model: nn.Module, module: GraphModule) -> tuple[str, ...]:
     """Return the model's name of each parameter of the captured module, matched by identity."""
     names = {id(p): name for name, p in model.named_parameters()}
     return tuple(
-        names.get(id(p), re.sub(r"^_export_root\.", "", name)) for name, p in module.named_parameters()
+        names.get(id(p), re.sub(r"^_export_root\.", "", name))
+        for name, p in module.named_parameters()
     )

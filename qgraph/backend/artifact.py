@@ -1,9 +1,9 @@
 """A converted model on disk: written whole or not at all, and never through pickle.
 
-    config.json, model.safetensors, ...   as save_pretrained writes them, under the model's own names
-    policy.yaml                           the resolved policy
-    graph_before.txt, graph_after.txt     the joint graph
-    report.json                           every product and what happened to it
+config.json, model.safetensors, ...   as save_pretrained writes them, under the model's own names
+policy.yaml                           the resolved policy
+graph_before.txt, graph_after.txt     the joint graph
+report.json                           every product and what happened to it
 """
 
 from __future__ import annotations
@@ -49,12 +49,16 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise ArtifactError(f"{out}: cannot write here: {error.strerror}", "choose another --out") from error
+        raise ArtifactError(
+            f"{out}: cannot write here: {error.strerror}", "choose another --out"
+        ) from error
     try:
         temporary.chmod(0o755)
         yield temporary
         if path.exists():
-            raise ArtifactError(f"{out}: was made by someone else meanwhile", "choose another --out")
+            raise ArtifactError(
+                f"{out}: was made by someone else meanwhile", "choose another --out"
+            )
         for file in temporary.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
         temporary.rename(path)
@@ -62,7 +66,9 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, ArtifactError):
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise ArtifactError(f"{out}: writing failed: {reason}", "free some space or choose another --out") from error
+        raise ArtifactError(
+            f"{out}: writing failed: {reason}", "free some space or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,7 +100,9 @@ def load(directory: str | os.PathLike[str]) -> nn.Module:
     path = Path(directory).expanduser()
     if not (path / "policy.yaml").is_file():
         raise ArtifactError(
-            f"{directory}: not a converted model (no policy.yaml)", "give a directory `qgraph convert --out` wrote"
+            f"{directory}: not a converted model (no policy.yaml)",
+            "give a directory `qgraph convert --out` wrote",
         )
     policy = load_policy(path / "policy.yaml")
-    return compile(load_model(str(path)), policy)
+    model: nn.Module = compile(load_model(str(path)), policy)
+    return model

@@ -54,7 +54,9 @@ def conversion(model: nn.Module) -> Conversion:
     """
     found = getattr(model, "_qgraph_conversion", None)
     if not isinstance(found, Conversion):
-        raise ModelError(f"this {type(model).__name__} was not converted", "call qgraph.convert first")
+        raise ModelError(
+            f"this {type(model).__name__} was not converted", "call qgraph.convert first"
+        )
     return found
 
 
@@ -65,7 +67,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     """
     captured = capture(model, example_inputs)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
-    before = graph_text(captured.graph)
+    before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(_device(model)))
     report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
     untaken = any(entry.status == "unsupported" for entry in report.entries)
@@ -81,7 +83,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
         policy=policy,
         report=report,
         graph_before=before,
-        graph_after=graph_text(captured.graph),
+        graph_after=graph_text(captured.graph, captured.facts.modules),
         inputs={key: list(value.shape) for key, value in example_inputs.items()},
     )
 

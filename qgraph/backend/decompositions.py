@@ -17,5 +17,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     Inductor turns thin products (one row, one column) into multiplications and sums; taken out
     of the table, every product stays one node and no product is left unseen.
     """
-    hidden = {overload for op in _PRODUCTS for overload in (getattr(op, name) for name in op.overloads())}
+    hidden = {
+        overload for op in _PRODUCTS for overload in (getattr(op, name) for name in op.overloads())
+    }
     return {op: rule for op, rule in select_decomp_table().items() if op not in hidden}

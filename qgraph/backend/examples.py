@@ -48,7 +48,10 @@ def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[s
             "call qgraph.convert(model, policy, example_inputs) from Python",
         )
     device = next(model.parameters()).device
-    return {key: value.to(device) for key, value in (inputs | _labels(name, inputs, tokens, batch)).items()}
+    return {
+        key: value.to(device)
+        for key, value in (inputs | _labels(name, inputs, tokens, batch)).items()
+    }
 
 
 def _labels(name: str, inputs: dict[str, Tensor], tokens: Any, batch: int) -> dict[str, Tensor]:
@@ -62,6 +65,8 @@ def _labels(name: str, inputs: dict[str, Tensor], tokens: Any, batch: int) -> di
         return {"labels": torch.zeros_like(inputs["input_ids"])}
     if name.endswith("ForQuestionAnswering"):
         return {"start_positions": classes, "end_positions": classes}
-    if name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")):
+    if name.endswith(
+        ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
+    ):
         return {"labels": classes}
     return {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +28,29 @@ from qgraph.policy import Policy, check_blocks, load_policy
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What the passes need of a model that a graph does not hold; see `GraphFacts`."""
+
+    blocks: dict[str, int]
+    modules: dict[str, str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Outline:
+        """Return the stacks of blocks in `model`, by path, and its modules' paths, by id."""
+        blocks = {}
+        for name, module in model.named_modules():
+            kinds = {type(child) for child in module.children()}
+            # A Sequential is a stack if its children are alike; a head such as (Flatten, Linear) is not.
+            if isinstance(module, nn.ModuleList) or (
+                isinstance(module, nn.Sequential) and len(kinds) == 1
+            ):
+                blocks[name] = len(module)
+        return cls(
+            blocks=blocks, modules={str(id(module)): name for name, module in model.named_modules()}
+        )
 
 
 class QGraphWarning(UserWarning):
@@ -60,7 +84,7 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     chosen = as_policy(policy)
     report = Report(policy=chosen, lowering=describe_lowering(_device_of(model)))
-    backend = make_backend(chosen, report, block_stacks(model), codegen=codegen)
+    backend = make_backend(chosen, report, Outline.of(model), codegen=codegen)
     model.compile(backend=backend, **options)
     # Not a submodule or a parameter: kept out of state_dict and of deepcopies' way.
     object.__setattr__(model, "_qgraph_report", report)
@@ -74,12 +98,15 @@ def coverage(model: nn.Module) -> Report:
     """
     report = getattr(model, "_qgraph_report", None)
     if not isinstance(report, Report):
-        raise ModelError(f"this {type(model).__name__} was not compiled by qgraph", "call qgraph.compile(model) first")
+        raise ModelError(
+            f"this {type(model).__name__} was not compiled by qgraph",
+            "call qgraph.compile(model) first",
+        )
     return report
 
 
 def make_backend(
-    policy: Policy, report: Report, blocks: Mapping[str, int] | None = None, *, codegen: bool = True
+    policy: Policy, report: Report, outline: Outline | None = None, *, codegen: bool = True
 ) -> Backend:
     """Return a torch.compile backend for one policy; what it does is added to `report`.
 
@@ -88,18 +115,19 @@ def make_backend(
     """
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        rewriting = _Rewrite(policy, report, _parameter_indices(inputs), blocks)
+        rewriting = _Rewrite(policy, report, _parameter_indices(inputs), outline)
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)
         # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
         # keyed by the rewritten graph and `uuid`, stays on.
         with functorch_config.patch(enable_autograd_cache=False):
-            return compile_fx(
+            compiled: Any = compile_fx(
                 module,
                 inputs,
                 config_patches={"joint_custom_pre_pass": rewriting},
                 decompositions=decompositions(),
             )
+        return compiled  # type: ignore[no-any-return]
 
     return backend
 
@@ -110,14 +138,19 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
     policy = as_policy(options.pop("policy", "nvfp4"))
     if options:
         raise ModelError(
-            f"the qgraph backend does not know the option {', '.join(sorted(options))}", 'options={"policy": ...}'
+            f"the qgraph backend does not know the option {', '.join(sorted(options))}",
+            'options={"policy": ...}',
         )
     report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
     return make_backend(policy, report)(module, inputs)
 
 
-def _run_op_by_op(rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-    def partition(joint: GraphModule, joint_inputs: Any, **kwargs: Any) -> tuple[GraphModule, GraphModule]:
+def _run_op_by_op(
+    rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]
+) -> Callable[..., Any]:
+    def partition(
+        joint: GraphModule, joint_inputs: Any, **kwargs: Any
+    ) -> tuple[GraphModule, GraphModule]:
         rewriting(joint.graph)
         joint.recompile()
         return min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)  # type: ignore[no-any-return]
@@ -144,20 +177,30 @@ class _Rewrite(CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
     def __init__(
-        self, policy: Policy, report: Report, parameters: frozenset[int], blocks: Mapping[str, int] | None
+        self, policy: Policy, report: Report, parameters: frozenset[int], outline: Outline | None
     ) -> None:
-        self.policy, self.report, self.parameters, self.blocks = policy, report, parameters, blocks
+        self.policy, self.report, self.parameters, self.outline = (
+            policy,
+            report,
+            parameters,
+            outline,
+        )
 
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
-        facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.blocks)
-        if self.blocks is not None:
+        facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.outline)
+        if self.outline is not None:
             check_blocks(self.policy, find_sites(graph, facts))
         plans = rewrite(graph, self.policy, facts)
         self.report.add(plans)
         self.report.pass_seconds += time.perf_counter() - start
         trains = any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes)
-        if trains and plans and self.policy.quantizes and not any(p.status == "quantized" for p in plans):
+        if (
+            trains
+            and plans
+            and self.policy.quantizes
+            and not any(p.status == "quantized" for p in plans)
+        ):
             warnings.warn(
                 f"policy {self.policy.name}: none of the {len(plans)} products of this graph is quantized: "
                 f"{plans[0].reason}",
@@ -170,25 +213,14 @@ class _Rewrite(CustomGraphPass):
 
 
 def graph_facts(
-    graph: Graph, is_parameter: Callable[[torch.fx.Node], bool], blocks: Mapping[str, int] | None
+    graph: Graph, is_parameter: Callable[[torch.fx.Node], bool], outline: Outline | None
 ) -> GraphFacts:
-    """Return what the passes must know about `graph`; without `blocks`, count those in the graph."""
+    """Return what the passes must know about `graph`; without an outline, count the blocks it shows."""
     names = frozenset(n.name for n in graph.nodes if n.op == "placeholder" and is_parameter(n))
-    if blocks is None:
+    if outline is None:
         sites = find_sites(graph, GraphFacts(parameters=names))
-        blocks = stacks_of(site.module for site in sites)
-    return GraphFacts(parameters=names, blocks=blocks)
-
-
-def block_stacks(model: nn.Module) -> dict[str, int]:
-    """Return the stacks of blocks in `model`: for each list of layers, its path and its length."""
-    stacks = {}
-    for name, module in model.named_modules():
-        kinds = {type(child) for child in module.children()}
-        # A Sequential is a stack if its children are alike; a head such as (Flatten, Linear) is not.
-        if isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and len(kinds) == 1):
-            stacks[name] = len(module)
-    return stacks
+        return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
+    return GraphFacts(parameters=names, blocks=outline.blocks, modules=outline.modules)
 
 
 def _parameter_indices(inputs: Sequence[Any]) -> frozenset[int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,9 @@ def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> Step:
     return step
 
 
-def measure(steps: Mapping[str, Step], rounds: int, say: Callable[[str], None]) -> dict[str, Timing]:
+def measure(
+    steps: Mapping[str, Step], rounds: int, say: Callable[[str], None]
+) -> dict[str, Timing]:
     """Time each step function: its first call on empty caches, then `rounds` alternating rounds."""
     timings = {name: Timing() for name in steps}
     warm_up()
@@ -92,33 +94,25 @@ def fresh_cache(folder: str) -> Any:
 
 
 def _peak_memory(step: Step) -> int:
+    """Return the most memory `step` held above what was held before it, in bytes; 0 if unknown."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
-    before, highest, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.is_set():
-            highest = max(highest, _resident())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
+        # What the allocator keeps for later would hide the step's own memory.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before = _status("VmRSS")
         step()
-    finally:
-        done.set()
-        watcher.join()
-    return max(0, highest - before)
-
-
-def _resident() -> int:
-    """Return this process's resident memory in bytes; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
+        return max(0, _status("VmHWM") - before)
+    except (OSError, AttributeError):
+        step()
         return 0
-    return pages * 4096
+
+
+def _status(key: str) -> int:
+    """Return one size from /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])

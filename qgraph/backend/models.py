@@ -60,13 +60,17 @@ def load_config(name: str) -> Any:
         return _preset(name.removeprefix("preset:"))
     path = Path(name).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(f"{name}: no config.json in this directory", "give a directory save_pretrained wrote")
+        raise ModelError(
+            f"{name}: no config.json in this directory", "give a directory save_pretrained wrote"
+        )
     if path.is_file():
         raise ModelError(f"{name}: is a file", "give the directory it is in")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelError(f"{name}: no such directory", _choices())
     try:
-        return transformers.AutoConfig.from_pretrained(_source(name), local_files_only=True, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            _source(name), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{name}: {_first_line(error)}", _choices()) from error
 
@@ -78,7 +82,10 @@ def _source(name: str) -> str:
 
 def _preset(name: str) -> Any:
     if name not in PRESETS:
-        raise ModelError(f"preset:{name}: no such preset", f"use one of: {', '.join('preset:' + p for p in PRESETS)}")
+        raise ModelError(
+            f"preset:{name}: no such preset",
+            f"use one of: {', '.join('preset:' + p for p in PRESETS)}",
+        )
     return transformers.LlamaConfig(**PRESETS[name])
 
 
@@ -96,7 +103,9 @@ def _model_class(name: str, config: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def _choices() -> str:

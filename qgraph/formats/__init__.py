@@ -5,6 +5,17 @@ from qgraph.formats.catalog import E2M1, E4M3, E5M2, ELEMENTS, find_element
 from qgraph.formats.element import Element, FloatFormat, IntFormat
 
 __all__ = [
-    "E2M1", "E4M3", "E5M2", "ELEMENTS", "Block", "BlockFormat", "Element", "FloatFormat",
-    "IntFormat", "check_format", "find_element", "make_block", "parse_format",
+    "E2M1",
+    "E4M3",
+    "E5M2",
+    "ELEMENTS",
+    "Block",
+    "BlockFormat",
+    "Element",
+    "FloatFormat",
+    "IntFormat",
+    "check_format",
+    "find_element",
+    "make_block",
+    "parse_format",
 ]

@@ -111,7 +111,9 @@ def parse_format(text: str) -> BlockFormat:
     """
     parts = text.split("/")
     if len(parts) not in (3, 4):
-        raise FormatError(f"unknown format '{text}'", "write element/block/scale, as in e2m1/1x16/e4m3/fp32")
+        raise FormatError(
+            f"unknown format '{text}'", "write element/block/scale, as in e2m1/1x16/e4m3/fp32"
+        )
     scale = next((s for s in SCALES if s == parts[2]), None)
     if scale is None:
         raise FormatError(f"unknown scale '{parts[2]}'", f"use one of: {', '.join(SCALES)}")

@@ -45,7 +45,9 @@ class FloatFormat:
     @property
     def max(self) -> float:
         """Largest finite value."""
-        steps = (2 << self.mantissa_bits) - 1 - (self.specials == "nan_only" and self.mantissa_bits > 0)
+        steps = (
+            (2 << self.mantissa_bits) - 1 - (self.specials == "nan_only" and self.mantissa_bits > 0)
+        )
         return math.ldexp(steps, self.max_exponent - self.mantissa_bits)
 
     @property

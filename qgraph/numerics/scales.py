@@ -27,7 +27,8 @@ def two_level(block_amax: Tensor, amax: Tensor, element: Element) -> tuple[Tenso
         value  = code · S · (amax / (M·448))
 
     A block whose S underflows to 0 decodes to 0. NaN anywhere makes the whole tensor NaN;
-    after an infinity nothing is finite. When amax / (M·448) is subnormal (amax below about 3e-35) it loses bits.
+    after an infinity nothing is finite. When amax / (M·448) is subnormal (amax below about
+    3e-35) it loses bits.
 
     Shapes: block_amax any, amax [] -> as block_amax, as block_amax, [].
     Dtypes: float32.

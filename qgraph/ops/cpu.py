@@ -22,6 +22,7 @@ from torch import Tensor
 
 from qgraph.formats import BlockFormat, FloatFormat
 from qgraph.numerics import Noise
+from qgraph.numerics.blocks import check_axis
 
 _FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp",
@@ -52,6 +53,7 @@ def fake_quant(
     x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None, known_amax: int | None = None
 ) -> Tensor:
     """See `qgraph.numerics.fake_quant`; `known_amax` saves the pass that finds the largest magnitude."""
+    check_axis(x, axis)
     x = x.contiguous()
     out = torch.empty_like(x)
     if not x.numel():
@@ -59,10 +61,7 @@ def fake_quant(
     axis %= x.dim()
     size, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])
     outer = x.numel() // (size * inner)
-    if inner == 1 and axis == x.dim() - 2:  # one column: in memory the same as one row
-        rows = 1
-    else:
-        rows = x.shape[-2] if axis == x.dim() - 1 else 1
+    rows = x.shape[-2] if axis == x.dim() - 1 else 1  # a column (inner 1) is in memory one row
     block = fmt.block
     whole = block.across is None
     if known_amax is None:
@@ -132,7 +131,8 @@ def _library() -> ctypes.CDLL | str:
                 [compiler, *_FLAGS, "-o", str(built), str(code)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                return f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}"
+                said = done.stderr.strip() or f"exit status {done.returncode}"
+                return f"{compiler} failed: {said.splitlines()[0]}"
             built.replace(path)
     library = ctypes.CDLL(str(path))
     i64, u32, i32, ptr, f32 = (

@@ -82,8 +82,8 @@ def _quantize_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     fmt = parse_format(format)
     rows = x.movedim(axis, -1).shape
-    scales = [*rows[:-2], *_blocks(rows, fmt.block)]
-    across, along = fmt.block.across or rows[-2], fmt.block.along or rows[-1]
+    across, along = _sides(rows, fmt.block)
+    scales = [*rows[:-2], (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along]
     size = scales[-1] * along
     size = (size + 1) // 2 if fmt.element.bits <= 4 else size
     codes = x.new_empty([*rows[:-2], scales[-2] * across, size], dtype=torch.uint8)
@@ -112,9 +112,8 @@ def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     return shape
 
 
-def _blocks(rows: torch.Size, block: Block) -> tuple[int, int]:
-    across, along = block.across or rows[-2], block.along or rows[-1]
-    return (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along
+def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
+    return block.across or rows[-2] or 1, block.along or rows[-1] or 1
 
 
 _QUANT = "str format, int axis, Tensor? seed=None, int site=0"

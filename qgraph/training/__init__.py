@@ -1,0 +1,1 @@
+"""Training with a policy: the Trainer callback, text, and comparing policies."""

@@ -11,7 +11,7 @@ from qgraph.backend.jit import coverage
 from qgraph.passes import make_totals, report_text
 
 
-class CoverageCallback(TrainerCallback):  # type: ignore[misc]
+class CoverageCallback(TrainerCallback):
     """Print the coverage table after the first step and log its totals.
 
     Graphs exist once the first step has run. The log entry goes to `trainer_state.json` with the

@@ -68,7 +68,7 @@ def train_each(
             )
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             trainer.train()
-            run.losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+            run.losses = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
@@ -90,7 +90,11 @@ def plot_losses(runs: Sequence[Run], path: Path) -> None:
     for run in runs:
         steps, losses = zip(*run.losses, strict=True)
         axes.plot(steps, losses, label=f"{run.policy} (held-out {run.held_out:.3f})", linewidth=1.6)
-    axes.set(xlabel="step", ylabel="training loss [nats per token]", title="Same seeds, same data, two policies")
+    axes.set(
+        xlabel="step",
+        ylabel="training loss [nats per token]",
+        title="Same seeds, same data, two policies",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=140)
@@ -120,7 +124,7 @@ def _arguments(folder: str, settings: Settings) -> TrainingArguments:
     )
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Tell how far training is."""
 
     def __init__(self, name: str, steps: int, say: Callable[[str], None]) -> None:
@@ -129,6 +133,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._say(f"compiling under {self._name}")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if logs and "loss" in logs:
-            self._say(f"{self._name}: step {state.global_step} of {self._steps}, loss {float(logs['loss']):.3f}")
+            self._say(
+                f"{self._name}: step {state.global_step} of {self._steps}, loss {float(logs['loss']):.3f}"
+            )

@@ -35,7 +35,9 @@ def read_text(path: str | None) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise QGraphError(f"{path}: cannot read the text: {error.strerror}", "give --text a file") from error
+        raise QGraphError(
+            f"{path}: cannot read the text: {error.strerror}", "give --text a file"
+        ) from error
     if not text.strip():
         raise QGraphError(f"{path}: is empty", "give --text a file with text in it")
     return text
@@ -51,8 +53,12 @@ def tokenize(text: str, source: str, vocabulary: int) -> Tensor:
     if Path(source).is_dir() and list(Path(source).glob("tokenizer*")):
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-        return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False
+        )
+        return torch.tensor(
+            tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64
+        )
     if vocabulary < 256:
         raise ModelError(
             f"{source}: no tokenizer here, and a vocabulary of {vocabulary} cannot hold bytes",
@@ -70,7 +76,9 @@ class Windows(Dataset[dict[str, Tensor]]):
     def __init__(self, ids: Tensor, length: int) -> None:
         count = len(ids) // length
         if count == 0:
-            raise QGraphError(f"the text has {len(ids)} tokens, not one window of {length}", "give a longer text")
+            raise QGraphError(
+                f"the text has {len(ids)} tokens, not one window of {length}", "give a longer text"
+            )
         self._rows = ids[: count * length].view(count, length)
 
     def __len__(self) -> int:

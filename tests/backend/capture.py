@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from qgraph import ops
 from qgraph.backend.decompositions import decompositions
-from qgraph.backend.jit import block_stacks, graph_facts
+from qgraph.backend.jit import Outline, graph_facts
 from qgraph.passes import Plan, Report, graph_text, rewrite
 from qgraph.policy import Policy
 
@@ -61,16 +61,16 @@ class Trace:
 def interpret(model: nn.Module, policy: Policy, **options: Any) -> Trace:
     """Compile `model` in place as `qgraph.compile` does, with an interpreter in Inductor's place."""
     trace = Trace(report=Report(policy=policy))
-    model.compile(backend=_backend(policy, trace, block_stacks(model)), **options)
+    model.compile(backend=_backend(policy, trace, Outline.of(model)), **options)
     return trace
 
 
-def _backend(policy: Policy, trace: Trace, blocks: Mapping[str, int]) -> Callable[..., Any]:
+def _backend(policy: Policy, trace: Trace, outline: Outline) -> Callable[..., Any]:
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Any:
         parameters = {i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)}
 
         def transform(graph: Graph) -> None:
-            facts = graph_facts(graph, lambda node: _index(node) in parameters, blocks)
+            facts = graph_facts(graph, lambda node: _index(node) in parameters, outline)
             plans = rewrite(graph, policy, facts)
             trace.report.add(plans)
             trace.plans.append(plans)

@@ -1,4 +1,4 @@
-"""Tiny models and policies for end-to-end tests."""
+"""Tiny Hugging Face models, and policies, for end-to-end tests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from qgraph.policy import Policy, load_policy_text
-
-
-class MLP(nn.Module):
-    """Linear layers of these sizes with ReLU between; in-place compiled roots must have a forward of their own."""
-
-    def __init__(self, *sizes: int, bias: bool = True) -> None:
-        super().__init__()
-        pairs = zip(sizes, sizes[1:], strict=False)
-        self.layers = nn.ModuleDict({f"fc{i}": nn.Linear(*pair, bias=bias) for i, pair in enumerate(pairs)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        for i, layer in enumerate(self.layers.values()):
-            x = layer(F.relu(x) if i else x)
-        return x
 
 
 def make_llama(**changes: Any) -> LlamaForCausalLM:
@@ -37,7 +22,8 @@ def make_llama(**changes: Any) -> LlamaForCausalLM:
             **changes,
         }
     )  # fmt: skip
-    return LlamaForCausalLM(config).train()
+    model: LlamaForCausalLM = LlamaForCausalLM(config).train()
+    return model
 
 
 def make_bert() -> BertForSequenceClassification:
@@ -47,7 +33,8 @@ def make_bert() -> BertForSequenceClassification:
         vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return BertForSequenceClassification(config).train()
+    model: BertForSequenceClassification = BertForSequenceClassification(config).train()
+    return model
 
 
 def token_batch(rows: int = 2, length: int = 16) -> Tensor:

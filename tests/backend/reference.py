@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import mse_loss, pad, relu
 
 from qgraph import numerics
 from qgraph.formats import parse_format
-from tests.backend.models import MLP
+from tests.backend.mlp import MLP
 
 SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
 FLT_MAX = torch.finfo(torch.float32).max
@@ -60,9 +60,12 @@ def nvfp4(tile: int) -> Quantizer:
         octets = None
         if draw is not None:
             octets = numerics.random_bytes(x.shape, axis, draw.seed, draw.stream, x.device)
-            octets = F.pad(octets.movedim(axis, -1).float(), (0, -rows.shape[-1] % 16, 0, -rows.shape[-2] % tile))
+            octets = pad(
+                octets.movedim(axis, -1).float(),
+                (0, -rows.shape[-1] % 16, 0, -rows.shape[-2] % tile),
+            )
         m, k = rows.shape
-        rows = F.pad(rows, (0, -k % 16, 0, -m % tile))
+        rows = pad(rows, (0, -k % 16, 0, -m % tile))
         amax = rows.abs().max()
         s_enc = torch.div(torch.tensor(2688.0), amax).clamp(max=FLT_MAX)
         if amax == 0 or s_enc == 0:
@@ -70,7 +73,7 @@ def nvfp4(tile: int) -> Quantizer:
         sixth = torch.div(torch.tensor(1.0), torch.tensor(6.0))
         result = torch.empty_like(rows)
         for i in range(0, rows.shape[0], tile):
-            strip = rows[i : i + tile].unflatten(-1, (-1, 16))  # [tile, K/16, 16]
+            strip = rows[i : i + tile].reshape(tile, -1, 16)  # [tile, K/16, 16]
             block_amax = strip.abs().amax((0, 2))
             scale = (block_amax * (s_enc * sixth)).clamp(max=448).to(torch.float8_e4m3fn).float()
             inverse = scale * torch.div(torch.tensor(1.0), s_enc)
@@ -79,7 +82,7 @@ def nvfp4(tile: int) -> Quantizer:
             if octets is None:
                 codes = e2m1_nearest(scaled.abs())
             else:
-                codes = e2m1_stochastic(scaled.abs(), octets[i : i + tile].unflatten(-1, (-1, 16)))
+                codes = e2m1_stochastic(scaled.abs(), octets[i : i + tile].reshape(tile, -1, 16))
             values = codes * scaled.sign() * scale[:, None] * torch.div(amax, torch.tensor(2688.0))
             result[i : i + tile] = values.flatten(-2)
         return result[:m, :k].movedim(-1, axis).to(x.dtype)
@@ -111,7 +114,8 @@ def rotate(x: Tensor, axis: int, output: torch.dtype = torch.bfloat16) -> Tensor
         return torch.cat([low + high, low - high], -1)
 
     rows = x.float().movedim(axis, -1)
-    rows = F.pad(rows, (0, -rows.shape[-1] % 16)).unflatten(-1, (-1, 16))
+    rows = pad(rows, (0, -rows.shape[-1] % 16))
+    rows = rows.reshape(*rows.shape[:-1], -1, 16)
     turned = transform(rows * torch.tensor(SIGNS)) / 4
     return turned.to(output).flatten(-2).movedim(-1, axis).to(x.dtype)
 
@@ -125,13 +129,13 @@ class Recipe:
     rotated: frozenset[str] = frozenset()  # roles
 
     def prepare(self, role: str, kind: str, x: Tensor, axis: int, draw: Draw | None) -> Tensor:
-        """The operand as the product reads it."""
+        """The operand as the product reads it: in the layout of the tensor it was, on which small products depend."""
         if role in self.rotated:
-            x = rotate(x, axis)
+            x = rotate(x, axis).contiguous()
         quantize = self.formats.get((role, kind))
         if quantize is None:
             return x
-        return quantize(x, axis, draw if (role, kind) in self.stochastic else None)
+        return quantize(x, axis, draw if (role, kind) in self.stochastic else None).contiguous()
 
 
 OPERANDS = (("fprop", "input"), ("fprop", "weight"), ("dgrad", "grad_output"), ("dgrad", "weight"),
@@ -165,8 +169,13 @@ class QuantizedLinear(torch.autograd.Function):
     """y = x Wᵀ + b, each of the three products on operands of its own."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, recipe: Recipe, draws: Mapping[tuple[str, str], Draw]
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        recipe: Recipe,
+        draws: Mapping[tuple[str, str], Draw],
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         ctx.save_for_backward(rows, weight)
@@ -201,20 +210,28 @@ class ReferenceMLP(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.layers, self.recipe, self.streams, self.dtype = model.layers, recipe, streams or {}, dtype
+        self.layers, self.recipe, self.streams, self.dtype = (
+            model.layers,
+            recipe,
+            streams or {},
+            dtype,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         # As the op qgraph::seed does, once a step.
         seed = int(torch.randint(0, 2**32, (1,), dtype=torch.int64)) if self.streams else 0
+        function: Any = QuantizedLinear
         for i, (name, layer) in enumerate(self.layers.items()):
             draws = {
                 (role, kind): Draw(seed=seed, stream=stream)
                 for (module, role, kind), stream in self.streams.items()
                 if module == f"layers.{name}"
             }
-            x = F.relu(x) if i else x
+            x = relu(x) if i else x
             bias = None if layer.bias is None else layer.bias.to(self.dtype)
-            x = QuantizedLinear.apply(x.to(self.dtype), layer.weight.to(self.dtype), bias, self.recipe, draws)
+            x = function.apply(
+                x.to(self.dtype), layer.weight.to(self.dtype), bias, self.recipe, draws
+            )
         return x
 
 
@@ -239,8 +256,8 @@ def take_step(model: nn.Module, x: Tensor, target: Tensor, seed: int) -> Step:
     torch.manual_seed(seed)
     x = x.detach().requires_grad_()
     output = model(x)
-    loss = F.mse_loss(output.float(), target)
-    loss.backward()
+    loss = mse_loss(output.float(), target)
+    torch.autograd.backward(loss)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     assert x.grad is not None

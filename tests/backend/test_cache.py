@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ import qgraph
 from qgraph.backend.jit import dynamo_backend
 from qgraph.policy import load_policy
 from tests.backend.capture import interpret
-from tests.backend.models import MLP
+from tests.backend.mlp import MLP
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +35,14 @@ def _input() -> Tensor:
     return torch.randn(40, 48, generator=torch.Generator().manual_seed(1))
 
 
-def _run(model: nn.Module) -> tuple[Tensor, Tensor]:
+def _run(
+    model: nn.Module, forward: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """(output, gradient of the first weight) of one step under one seed."""
     torch.manual_seed(3)
     model.zero_grad()
-    output = model(_input())
-    output.square().sum().backward()
+    output = (forward or model)(_input())
+    torch.autograd.backward(output.square().sum())
     weight = next(model.parameters())
     assert weight.grad is not None
     return output.detach(), weight.grad.clone()
@@ -59,7 +62,9 @@ def alone() -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def test_models_of_one_class_keep_their_policies_apart(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+def test_models_of_one_class_keep_their_policies_apart(
+    alone: dict[str, tuple[Tensor, Tensor]],
+) -> None:
     model = _model()
     models = {name: qgraph.compile(deepcopy(model), name) for name in POLICIES}
     for name in (*POLICIES, *reversed(POLICIES)):
@@ -69,7 +74,9 @@ def test_models_of_one_class_keep_their_policies_apart(alone: dict[str, tuple[Te
         assert bool(qgraph.coverage(models[name]).quantized) == (name != "high")
 
 
-def test_a_model_compiled_again_follows_its_new_policy(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+def test_a_model_compiled_again_follows_its_new_policy(
+    alone: dict[str, tuple[Tensor, Tensor]],
+) -> None:
     model = _model()
     for name in (*POLICIES, "nvfp4"):
         qgraph.compile(model, name)
@@ -77,13 +84,16 @@ def test_a_model_compiled_again_follows_its_new_policy(alone: dict[str, tuple[Te
         assert qgraph.coverage(model).policy.name == name
 
 
-def test_the_registered_backend_keeps_policies_apart(alone: dict[str, tuple[Tensor, Tensor]]) -> None:
+def test_the_registered_backend_keeps_policies_apart(
+    alone: dict[str, tuple[Tensor, Tensor]],
+) -> None:
     model = _model()
     compiled = {
-        name: torch.compile(model, backend=dynamo_backend, options={"policy": name}) for name in POLICIES
+        name: torch.compile(model, backend=dynamo_backend, options={"policy": name})
+        for name in POLICIES
     }
     for name in (*POLICIES, *POLICIES):
-        assert all(map(torch.equal, _run(compiled[name]), alone[name])), name
+        assert all(map(torch.equal, _run(model, compiled[name]), alone[name])), name
 
 
 def test_a_model_past_dynamos_recompile_limit_is_not_silently_left_high() -> None:
@@ -96,7 +106,9 @@ def test_a_model_past_dynamos_recompile_limit_is_not_silently_left_high() -> Non
             assert len(qgraph.coverage(model).quantized) == 5
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Linear(48, 32), lambda: nn.Sequential(nn.Linear(48, 32))])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(48, 32), lambda: nn.Sequential(nn.Linear(48, 32))]
+)
 def test_a_module_of_torchs_own_is_not_silently_left_high(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = make()
@@ -125,27 +137,39 @@ print(json.dumps(found))
 """
 
 
-def test_processes_that_share_a_cache_on_disk_keep_policies_apart(
-    tmp_path: Path, alone: dict[str, tuple[Tensor, Tensor]]
-) -> None:
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+Runs = dict[str, dict[str, Any]]
 
-    def process(*names: str) -> dict[str, dict[str, object]]:
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
+    """What two processes, one after the other, got from one cache on disk, empty at first."""
+    cache = str(tmp_path_factory.mktemp("inductor"))
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
+
+    def process(*names: str) -> Runs:
         command = [sys.executable, "-c", PROGRAM, *names]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found: dict[str, dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+        found: Runs = json.loads(done.stdout.splitlines()[-1])
         return found
 
-    cold = process("nvfp4")
-    warm = process("nvfp4_naive", "high", "nvfp4")
-    warmer = process("high", "nvfp4", "nvfp4_naive")
-    for found in (cold, warm, warmer):
+    return process("nvfp4", "high"), process("nvfp4_naive", "high", "nvfp4")
+
+
+def test_processes_that_share_a_cache_on_disk_keep_policies_apart(
+    processes: tuple[Runs, Runs], alone: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    for found in processes:
         for name, run in found.items():
             # json keeps every digit of a float
             assert torch.equal(torch.tensor(run["output"]), alone[name][0]), name
             assert torch.equal(torch.tensor(run["gradient"]), alone[name][1]), name
             assert (run["products"], run["quantized"]) == (5, 0 if name == "high" else 5)
-    assert [run["hits"] for run in cold.values()] == [0]
-    # The cache did serve: forward and backward of nvfp4 in the second process, of all in the third.
-    assert [(run["hits"], run["misses"]) for run in warm.values()] == [(0, 2), (0, 2), (2, 0)]
-    assert [(run["hits"], run["misses"]) for run in warmer.values()] == [(2, 0)] * 3
+
+
+def test_the_cache_on_disk_serves_a_policy_it_has_seen(processes: tuple[Runs, Runs]) -> None:
+    cold, warm = (
+        {name: (run["hits"], run["misses"]) for name, run in runs.items()} for runs in processes
+    )
+    # A forward and a backward each.
+    assert cold == {"nvfp4": (0, 2), "high": (0, 2)}
+    assert warm == {"nvfp4_naive": (0, 2), "high": (2, 0), "nvfp4": (2, 0)}

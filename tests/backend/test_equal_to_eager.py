@@ -12,8 +12,18 @@ import qgraph
 from qgraph.formats import IntFormat, parse_format
 from qgraph.policy import Policy, load_policy
 from tests.backend.capture import Call, Trace, interpret
-from tests.backend.models import MLP, make_llama, nvfp4_policy, policy_of, run_model, token_batch
-from tests.backend.reference import NVFP4, Recipe, ReferenceMLP, numeric, only, rotate, take_step, uniform
+from tests.backend.mlp import MLP
+from tests.backend.models import make_llama, nvfp4_policy, policy_of, run_model, token_batch
+from tests.backend.reference import (
+    NVFP4,
+    Recipe,
+    ReferenceMLP,
+    numeric,
+    only,
+    rotate,
+    take_step,
+    uniform,
+)
 
 E2M1, E4M3 = "e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil"
 RECIPES = {
@@ -55,7 +65,9 @@ def test_loss_and_every_gradient_equal_eager_layers(recipe: str, kind: str) -> N
     want = take_step(ReferenceMLP(reference, RECIPES[recipe], trace.streams()), x, target, seed=3)
     assert not got.differing(want)
     plain = take_step(reference, x, target, seed=3)
-    assert {"output", "loss", "layers.fc0.weight", "layers.fc1.weight", "x"} <= set(got.differing(plain))
+    assert {"output", "loss", "layers.fc0.weight", "layers.fc1.weight", "x"} <= set(
+        got.differing(plain)
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +78,9 @@ def test_loss_and_every_gradient_equal_eager_layers(recipe: str, kind: str) -> N
         ("wgrad", {"layers.fc0.weight", "layers.fc1.weight"}),
     ],
 )
-def test_one_product_alone_equals_eager_layers_and_leaves_the_others_alone(role: str, changed: set[str]) -> None:
+def test_one_product_alone_equals_eager_layers_and_leaves_the_others_alone(
+    role: str, changed: set[str]
+) -> None:
     model, (x, target) = _model(), _data()
     reference = deepcopy(model)
     trace = interpret(model, nvfp4_policy(role))
@@ -82,9 +96,11 @@ def test_one_product_alone_equals_eager_layers_and_leaves_the_others_alone(role:
 @pytest.mark.parametrize("role", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("operand", [0, 1])
 def test_one_operand_alone_equals_eager_layers(role: str, operand: int) -> None:
-    kind = {"fprop": ("input", "weight"), "dgrad": ("grad_output", "weight"), "wgrad": ("input", "grad_output")}[role][
-        operand
-    ]
+    kind = {
+        "fprop": ("input", "weight"),
+        "dgrad": ("grad_output", "weight"),
+        "wgrad": ("input", "grad_output"),
+    }[role][operand]
     model, (x, target) = _model(), _data("heavy rows")
     reference = deepcopy(model)
     interpret(model, policy_of(f"  - {{match: {{op: linear}}, {role}: {{{kind}: fp8}}}}"))
@@ -108,10 +124,14 @@ def test_inductor_runs_nvfp4_as_eager_layers_do() -> None:
     assert set(got.differing(want)) <= biases
     for layer in ("layers.fc0", "layers.fc1"):
         stream = trace.streams()[layer, "dgrad", "grad_output"]
-        gradient = next(call.before for call in trace.calls if call.stream == stream and call.seed is not None)
+        gradient = next(
+            call.before for call in trace.calls if call.stream == stream and call.seed is not None
+        )
         # n terms in any order: off by at most (n - 1)·2^-24 of the sum of magnitudes, for each of the two.
         bound = 2 * (len(gradient) - 1) * 2.0**-24 * gradient.abs().sum(0)
-        assert ((got.gradients[f"{layer}.bias"] - want.gradients[f"{layer}.bias"]).abs() <= bound).all()
+        assert (
+            (got.gradients[f"{layer}.bias"] - want.gradients[f"{layer}.bias"]).abs() <= bound
+        ).all()
 
 
 # What is shared
@@ -129,7 +149,11 @@ def llama_trace() -> Trace:
 
 
 def test_forward_and_backward_read_one_quantized_weight(llama_trace: Trace) -> None:
-    weights = {module: read for (module, role, kind), read in llama_trace.reads.items() if (role, kind) == ("fprop", "weight")}
+    weights = {
+        module: read
+        for (module, role, kind), read in llama_trace.reads.items()
+        if (role, kind) == ("fprop", "weight")
+    }
     assert len(weights) == 2 * 7 + 1
     for module, read in weights.items():
         assert read.quantizer
@@ -137,15 +161,22 @@ def test_forward_and_backward_read_one_quantized_weight(llama_trace: Trace) -> N
     assert len({read.quantizer for read in weights.values()}) == len(weights)
 
 
-@pytest.mark.parametrize("group", ["self_attn.q_proj self_attn.k_proj self_attn.v_proj", "mlp.gate_proj mlp.up_proj"])
-def test_layers_that_read_one_tensor_read_one_quantized_tensor(llama_trace: Trace, group: str) -> None:
+@pytest.mark.parametrize(
+    "group", ["self_attn.q_proj self_attn.k_proj self_attn.v_proj", "mlp.gate_proj mlp.up_proj"]
+)
+def test_layers_that_read_one_tensor_read_one_quantized_tensor(
+    llama_trace: Trace, group: str
+) -> None:
     names = [f"model.layers.{block}.{name}" for block in (0, 1) for name in group.split()]
     for role in ("fprop", "wgrad"):
         readers: dict[str, set[str]] = {}
         for name in names:
             readers.setdefault(llama_trace.reads[name, role, "input"].quantizer, set()).add(name)
         assert "" not in readers
-        assert sorted(map(sorted, readers.values())) == [sorted(names[: len(names) // 2]), sorted(names[len(names) // 2 :])]
+        assert sorted(map(sorted, readers.values())) == [
+            sorted(names[: len(names) // 2]),
+            sorted(names[len(names) // 2 :]),
+        ]
 
 
 def test_no_two_stochastic_quantizations_are_shared(llama_trace: Trace) -> None:
@@ -162,11 +193,18 @@ def _rotated_weight_gradient(transform: str) -> tuple[Tensor, Tensor, Tensor, Te
     model = MLP(48, 32, bias=False)
     plain = deepcopy(model)
     operand = f"{{format: high, transform: {transform}}}"
-    interpret(model, policy_of(f"  - {{match: {{op: linear}}, wgrad: {{input: {operand}, grad_output: {operand}}}}}"))
+    interpret(
+        model,
+        policy_of(
+            f"  - {{match: {{op: linear}}, wgrad: {{input: {operand}, grad_output: {operand}}}}}"
+        ),
+    )
     x, g = torch.randn(64, 48), torch.randn(64, 32)
     model(x).backward(g)
     plain(x).backward(g)
-    rotated, same = (m.layers["fc0"].weight.grad for m in (model, plain))
+    rotated, same = model.weight(0).grad, plain.weight(0).grad
+    assert rotated is not None
+    assert same is not None
     return rotated, same, g, x
 
 
@@ -179,8 +217,9 @@ def _rotation_bound(g: Tensor, x: Tensor, output: float) -> Tensor:
     in each of the two products. 1.01 covers the terms of second order.
     """
     u, k = 2.0**-24, len(x)
-    chunks = [v.double().abs().unflatten(0, (-1, 16)).sum(1) / 4 for v in (g, x)]
-    spread, direct = 16 * (chunks[0].T @ chunks[1]), g.double().abs().T @ x.double().abs()
+    chunks = [v.double().abs().reshape(k // 16, 16, -1).sum(1) / 4 for v in (g, x)]
+    spread: Tensor = 16 * (chunks[0].T @ chunks[1])
+    direct: Tensor = g.double().abs().T @ x.double().abs()
     return 1.01 * ((2 * (4 * u + output) + k * u) * spread + k * u * direct)
 
 
@@ -211,13 +250,23 @@ def _scale_bound(call: Call, x: Tensor) -> tuple[Tensor, float]:
     across, along = fmt.block.across or rows.shape[-2], fmt.block.along or rows.shape[-1]
     m, k = rows.shape[-2:]
     padded = torch.nn.functional.pad(rows, (0, -k % along, 0, -m % across))
-    tiles = padded.unflatten(-1, (-1, along)).unflatten(-3, (-1, across)).abs()
+    shape = (
+        *padded.shape[:-2],
+        padded.shape[-2] // across,
+        across,
+        padded.shape[-1] // along,
+        along,
+    )
+    tiles = padded.reshape(shape).abs()
     amax = tiles.amax((-3, -1), keepdim=True)
     step = amax / fmt.element.max
     extra = 0.0
     if fmt.scale == "e4m3":  # rounded within 1/16, or within half of its smallest step 2^-9
         tensor_scale = float(x.abs().max()) / (448 * fmt.element.max)
-        step, extra = step * (1 + 1 / 16) + 2.0**-10 * tensor_scale, fmt.element.max * 2.0**-10 * tensor_scale
+        step, extra = (
+            step * (1 + 1 / 16) + 2.0**-10 * tensor_scale,
+            fmt.element.max * 2.0**-10 * tensor_scale,
+        )
     elif fmt.scale == "ue8m0-rceil":  # rounded up to a power of two
         step = 2 * step
     whole = step.expand_as(tiles).flatten(-2, -1).flatten(-3, -2)[..., :m, :k]

@@ -24,8 +24,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("make", [lambda: make_llama(num_hidden_layers=1), make_bert], ids=["llama", "bert"])
-def test_loss_and_every_gradient_equal_those_of_plain_inductor(make: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda: make_llama(num_hidden_layers=1), make_bert], ids=["llama", "bert"]
+)
+def test_loss_and_every_gradient_equal_those_of_plain_inductor(
+    make: Callable[[], nn.Module],
+) -> None:
     model, plain = make(), make()
     ids = token_batch()
     labels = ids if "Llama" in type(model).__name__ else torch.tensor([0, 1])

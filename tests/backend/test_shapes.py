@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import qgraph
 from qgraph.policy import load_policy
 from tests.backend.capture import interpret
-from tests.backend.models import MLP, nvfp4_policy, policy_of
+from tests.backend.mlp import MLP
+from tests.backend.models import nvfp4_policy, policy_of
 from tests.backend.reference import NVFP4, ReferenceMLP, numeric, take_step, uniform
 
 MXFP8 = uniform(numeric("e4m3/1x32/ue8m0-rceil"))
@@ -25,11 +26,15 @@ def _model(*sizes: int) -> MLP:
 
 def _data(*shape: int, out: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator), torch.randn(*shape[:-1], out, generator=generator)
+    return torch.randn(*shape, generator=generator), torch.randn(
+        *shape[:-1], out, generator=generator
+    )
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
-@pytest.mark.parametrize("sizes", [(21, 50, 37, 24), (5, 3, 2, 7), (33, 17, 31, 15), (1, 50, 37, 1), (2, 1, 1, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(21, 50, 37, 24), (5, 3, 2, 7), (33, 17, 31, 15), (1, 50, 37, 1), (2, 1, 1, 2)]
+)
 def test_ragged_sizes_equal_eager_layers(recipe: str, sizes: tuple[int, ...]) -> None:
     tokens, *features = sizes
     model, (x, target) = _model(*features), _data(tokens, features[0], out=features[-1])
@@ -48,7 +53,9 @@ def test_the_report_says_which_sums_are_padded() -> None:
     notes = {(entry.module, entry.role): entry.notes for entry in trace.report.entries}
 
     def note(size: int) -> tuple[str, ...]:
-        return (f"{size} summed elements are no multiple of 16: the last block is padded with zeros",)
+        return (
+            f"{size} summed elements are no multiple of 16: the last block is padded with zeros",
+        )
 
     assert notes == {
         ("layers.fc0", "fprop"): note(50),
@@ -66,7 +73,9 @@ def test_ragged_products_are_kept_where_the_policy_says_so() -> None:
     text = "  - {match: {op: linear}, fprop: {input: fp8, weight: fp8}, dgrad: {grad_output: fp8, weight: fp8}}"
     trace = interpret(model, policy_of(text, head="ragged: keep"))
     got = take_step(model, x, target, seed=3)
-    assert {(e.module, e.role): (e.status, e.reason) for e in trace.report.entries if e.role != "wgrad"} == {
+    assert {
+        (e.module, e.role): (e.status, e.reason) for e in trace.report.entries if e.role != "wgrad"
+    } == {
         ("layers.fc0", "fprop"): ("kept", _kept(50)),
         ("layers.fc0", "dgrad"): ("kept", _kept(37)),
         ("layers.fc1", "fprop"): ("kept", _kept(37)),
@@ -85,7 +94,8 @@ def test_an_empty_batch_passes() -> None:
     model = _model(32, 32)
     interpret(model, nvfp4_policy())
     model(torch.zeros(0, 32)).sum().backward()
-    grad = model.layers["fc0"].weight.grad
+    grad = model.weight(0).grad
+    assert grad is not None
     assert torch.equal(grad, torch.zeros(32, 32))
 
 

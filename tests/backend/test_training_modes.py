@@ -7,11 +7,12 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import mse_loss
 
 from qgraph.policy import load_policy
 from tests.backend.capture import interpret
-from tests.backend.models import MLP, make_llama, nvfp4_policy, run_model, token_batch
+from tests.backend.mlp import MLP
+from tests.backend.models import make_llama, nvfp4_policy, run_model, token_batch
 from tests.backend.reference import NVFP4, Recipe, ReferenceMLP, numeric, take_step, uniform
 
 RECIPES: dict[str, Recipe] = {"nvfp4": NVFP4, "mxfp8": uniform(numeric("e4m3/1x32/ue8m0-rceil"))}
@@ -50,7 +51,7 @@ def test_accumulated_gradients_are_the_sum_of_the_micro_batches() -> None:
     apart = [take_step(model, *batch, seed=seed).gradients for seed, batch in enumerate(batches)]
     for seed, (x, target) in enumerate(batches):
         torch.manual_seed(seed)
-        F.mse_loss(model(x), target).backward()
+        torch.autograd.backward(mse_loss(model(x.requires_grad_()), target))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, apart[0][name] + apart[1][name])
@@ -84,7 +85,9 @@ def test_the_nvfp4_recipe_keeps_the_last_block() -> None:
     model(batch)
     trace = interpret(model, load_policy("nvfp4"))
     run_model(model, input_ids=batch, labels=batch)
-    linear = [entry for entry in trace.report.entries if entry.op == "linear" and entry.block is not None]
+    linear = [
+        entry for entry in trace.report.entries if entry.op == "linear" and entry.block is not None
+    ]
     assert {(entry.block, entry.status) for entry in linear} == {(0, "quantized"), (1, "kept")}
     assert {entry.block_count for entry in linear} == {2}
 

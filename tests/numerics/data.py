@@ -1,7 +1,10 @@
 """Data that separates right arithmetic from wrong, and the comparison by bits."""
 
 import torch
+from hypothesis import settings
 from torch import Tensor
+
+law = settings(deadline=None, derandomize=True)  # for @given: the same examples in every run
 
 # One of each way a scale is chosen, and blocks of every kind: narrow, square, odd, whole rows, whole tensors.
 FORMATS = (
@@ -63,18 +66,32 @@ def kinds(rows: int = 37, columns: int = 53) -> dict[str, Tensor]:
     found["inf"][rows // 2, columns // 3] = torch.inf
     found["minus_inf"][rows // 2, columns // 3] = -torch.inf
     found["nan"][rows // 2, columns // 3] = torch.nan
-    # Eighths up to the element's largest magnitude: every rounding midpoint of e2m1 occurs when scales are powers
-    # of two, and each also moved by 1e-3.
+    # Eighths up to 6: with scales that are powers of two, every rounding midpoint of e2m1; and each moved by 1e-3.
     eighths = torch.randint(-48, 49, (rows, columns), generator=generator) / 8
     found["midpoints"] = eighths.clamp(-6, 6)
     found["near_midpoints"] = found["midpoints"] + torch.where(x > 0, 1e-3, -1e-3)
     limits = every_exponent()
-    shape = (rows, columns)
-    spread = torch.rand(shape, generator=generator) * 2 - 1
+    spread = torch.rand(rows, columns, generator=generator) * 2 - 1
     tops = limits[torch.arange(rows) * 11 % len(limits)].unsqueeze(-1)
     found["under_power_of_two"] = spread * tops
     found["under_power_of_two"][:, ::5] = tops
     return found
+
+
+def exact_nvfp4() -> Tensor:
+    """Return [32, 64] numbers on 256ths of an e2m1 step whose NVFP4 scales are 1: nothing else rounds.
+
+    Only the block of the tensor's largest magnitude, the first, has a scale of 448.
+    """
+    generator = torch.Generator().manual_seed(4)
+    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    below = torch.randint(0, 7, (32, 64), generator=generator)
+    k = torch.randint(0, 256, (32, 64), generator=generator)
+    x = values[below] + (values[below + 1] - values[below]) * k / 256
+    x = torch.where(torch.rand(32, 64, generator=generator) < 0.5, x, -x)
+    x[:, ::16] = 6.0
+    x[0, 0] = 6.0 * 448
+    return x
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -32,7 +32,7 @@ def grid(element: str) -> npt.NDArray[np.float64]:
         return np.arange(2 ** (int(element[3:]) - 1), dtype=np.float64)
     bits = 1 + int(element[1]) + int(element[3])
     codes = np.arange(2 ** (bits - 1), dtype=np.uint8).view(DTYPES[element])
-    values = codes.astype(np.float64)
+    values: npt.NDArray[np.float64] = codes.astype(np.float64)
     return values[np.isfinite(values)]
 
 
@@ -71,7 +71,12 @@ def tensorwide(amax: np.float32, element: str) -> Tensorwide:
 
 
 def block_values(
-    x: Floats, amax: np.float32, element: str, scale: str, whole: Tensorwide | None, noise: Bytes | None
+    x: Floats,
+    amax: np.float32,
+    element: str,
+    scale: str,
+    whole: Tensorwide | None,
+    noise: Bytes | None,
 ) -> Floats:
     """Quantize and dequantize one block that shares a scale."""
     top = F32(grid(element)[-1])

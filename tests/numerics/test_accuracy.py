@@ -32,7 +32,12 @@ def test_nvfp4_in_square_tiles_keeps_its_published_effective_bits(normal: Tensor
 
 def test_bits_order_formats_as_their_widths_do(normal: Tensor) -> None:
     x = normal[:256].float()
-    texts = ("e2m1/1x32/ue8m0-rceil", "e2m1/1x16/e4m3/fp32", "e3m2/1x32/ue8m0-rceil", "e4m3/1x32/ue8m0-rceil")
+    texts = (
+        "e2m1/1x32/ue8m0-rceil",
+        "e2m1/1x16/e4m3/fp32",
+        "e3m2/1x32/ue8m0-rceil",
+        "e4m3/1x32/ue8m0-rceil",
+    )
     bits = [effective_bits(x, fake_quant(x, parse_format(text), -1)) for text in texts]
     assert bits == sorted(bits)
 
@@ -40,8 +45,9 @@ def test_bits_order_formats_as_their_widths_do(normal: Tensor) -> None:
 def test_stochastic_rounding_costs_less_than_a_bit_but_more_than_none(normal: Tensor) -> None:
     x = normal[:512]
     fmt = parse_format("e2m1/1x16/e4m3/fp32")
-    lost = effective_bits(x, fake_quant(x, fmt, -1)) - effective_bits(x, fake_quant(x, fmt, -1, Noise(seed=1, site=1)))
-    # A fraction f uniform on a step: E[min(f, 1-f)²] = 1/12 to nearest, E[f(1-f)] = 1/6 stochastic: half a bit.
+    nearest, stochastic = fake_quant(x, fmt, -1), fake_quant(x, fmt, -1, Noise(seed=1, site=1))
+    lost = effective_bits(x, nearest) - effective_bits(x, stochastic)
+    # A fraction f uniform on a step: E[min(f, 1-f)²] = 1/12 to nearest, E[f(1-f)] = 1/6 stochastic.
     # Elements exact to begin with (each block's largest) lose under neither.
     assert lost == pytest.approx(0.5, abs=0.1)
 
@@ -64,13 +70,15 @@ def test_a_product_of_quantized_operands_differs_but_not_by_much(text: str) -> N
     assert want > 1e-4, "the format loses something"
 
 
-@pytest.mark.parametrize("text", ["e4m3/1x32/ue8m0-rceil", "e4m3/row/fp32", "e2m3/1x32/ue8m0-rceil"])
+@pytest.mark.parametrize(
+    "text", ["e4m3/1x32/ue8m0-rceil", "e4m3/row/fp32", "e2m3/1x32/ue8m0-rceil"]
+)
 def test_no_element_moves_by_more_than_half_a_step_of_its_blocks_top_binade(text: str) -> None:
     x = torch.randn(64, 96, generator=torch.Generator().manual_seed(11))
     rounded = fake_quant(x, parse_format(text), -1)
     blocks = x.unflatten(-1, (-1, 32 if "x32" in text else 96))
     top = blocks.abs().amax(-1, keepdim=True).expand_as(blocks).flatten(-2)
-    # Nothing saturates, the largest magnitude lies in the scaled binade [2**e, 2**(e+1)): half a step there is
-    # amax·2**-4; the factor's own rounding adds 2**-22.
+    # Nothing saturates, and half a step of the largest magnitude's binade is at most amax·2**-4; the factor's own
+    # rounding adds 2**-22.
     assert bool(((rounded - x).abs() <= top * (2.0**-4 + 2.0**-22)).all())
     assert not torch.equal(rounded, x)

@@ -8,7 +8,14 @@ from torch import Tensor
 from qgraph.numerics import TE_SIGNS, hadamard
 from tests.numerics.data import kinds, same_bits
 
-SIGNS = {"te": TE_SIGNS, "plain16": "+" * 16, "four": "++-+", "two": "-+", "one": "+", "long": "+--+" * 16}
+SIGNS = {
+    "te": TE_SIGNS,
+    "plain16": "+" * 16,
+    "four": "++-+",
+    "two": "-+",
+    "one": "+",
+    "long": "+--+" * 16,
+}
 U = 2.0**-24  # relative error of one float32 operation
 each_sign = pytest.mark.parametrize("signs", SIGNS.values(), ids=list(SIGNS))
 
@@ -18,22 +25,23 @@ def matrix(signs: str) -> Tensor:
     n = len(signs)
     h = [[(-1.0) ** (i & j).bit_count() for j in range(n)] for i in range(n)]
     d = torch.tensor([1.0 if s == "+" else -1.0 for s in signs], dtype=torch.float64)
-    return d[:, None] * torch.tensor(h, dtype=torch.float64) / n**0.5
+    return d.unsqueeze(-1).mul(torch.tensor(h, dtype=torch.float64)).div(n**0.5)
 
 
 def exact(x: Tensor, signs: str) -> Tensor:
     """Rotate along the last axis, in float64."""
     n = len(signs)
     padded = torch.nn.functional.pad(x.double(), (0, -x.shape[-1] % n))
-    return (padded.unflatten(-1, (-1, n)) @ matrix(signs)).flatten(-2)
+    return torch.matmul(padded.unflatten(-1, (-1, n)), matrix(signs)).flatten(-2)
 
 
 def bound(x: Tensor, signs: str) -> Tensor:
-    """Return the largest error of a float32 butterfly: log2(n) additions, the factor's rounding, one product."""
+    """Return the largest error of a butterfly: log2(n) additions, the factor's rounding, a product."""
     n = len(signs)
     padded = torch.nn.functional.pad(x.double(), (0, -x.shape[-1] % n)).unflatten(-1, (-1, n))
     total = padded.abs().sum(-1, keepdim=True).expand_as(padded).flatten(-2) / n**0.5
-    return total * ((1 + U) ** (np.log2(n) + 2) - 1) + 2.0**-149  # and a result may be subnormal
+    factor = (1 + U) ** (np.log2(n) + 2) - 1
+    return total.mul(factor).add(2.0**-149)  # a result may be subnormal
 
 
 def random(*shape: int, seed: int = 12) -> Tensor:
@@ -45,7 +53,9 @@ def test_the_signs_of_transformer_engine() -> None:
 
 
 @each_sign
-@pytest.mark.parametrize("kind", ["randn", "rows_exp8", "columns_exp8", "gradient", "outlier", "denormal"])
+@pytest.mark.parametrize(
+    "kind", ["randn", "rows_exp8", "columns_exp8", "gradient", "outlier", "denormal"]
+)
 def test_equals_the_matrix_product_within_the_rounding_of_its_sums(signs: str, kind: str) -> None:
     x = kinds()[kind]
     error = (hadamard(x, signs, -1, "fp32").double() - exact(x, signs)).abs()

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgraph.numerics import philox, random_bytes
+from tests.numerics.data import law
 
 CPU = torch.device("cpu")
 MASK = 2**32 - 1
@@ -45,8 +46,11 @@ def test_counter_zero_and_key_zero_give_the_published_vector() -> None:
     assert tuple(philox(torch.tensor(0), 0, 0).tolist()) == KNOWN_ANSWERS[0][2]
 
 
+@law
 @given(st.integers(0, 2**63 - 1), st.integers(0, MASK), st.integers(0, MASK))
-def test_every_counter_and_key_agrees_with_the_python_version(counter: int, seed: int, site: int) -> None:
+def test_every_counter_and_key_agrees_with_the_python_version(
+    counter: int, seed: int, site: int
+) -> None:
     want = by_the_paper((counter & MASK, counter >> 32, 0, 0), (seed, site))
     assert tuple(philox(torch.tensor(counter), seed, site).tolist()) == want
 
@@ -104,8 +108,12 @@ def test_bytes_are_uniform_at_every_position(seed: int, position: slice | int) -
     assert abs(chi_square(found) - 255) < 6 * 510**0.5
 
 
-@pytest.mark.parametrize(("first", "second"), [((1, 1), (2, 1)), ((1, 1), (1, 2)), ((1, 2), (2, 1))])
-def test_seeds_and_sites_give_unrelated_bytes(first: tuple[int, int], second: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [((1, 1), (2, 1)), ((1, 1), (1, 2)), ((1, 2), (2, 1))]
+)
+def test_seeds_and_sites_give_unrelated_bytes(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
     shape = torch.Size([2**12, 16])
     a, b = random_bytes(shape, 1, *first, CPU), random_bytes(shape, 1, *second, CPU)
     assert abs(chi_square(a ^ b) - 255) < 6 * 510**0.5

@@ -85,7 +85,9 @@ def test_floor_is_the_largest_power_of_two_not_above(element: Element) -> None:
 
 
 @pytest.mark.parametrize("ceil", [True, False], ids=["rceil", "floor"])
-@pytest.mark.parametrize(("amax", "byte"), [(0.0, 0), (torch.nan, 255), (torch.inf, 255), (1e-45, 0)])
+@pytest.mark.parametrize(
+    ("amax", "byte"), [(0.0, 0), (torch.nan, 255), (torch.inf, 255), (1e-45, 0)]
+)
 def test_edges_of_the_shared_exponent(amax: float, byte: int, *, ceil: bool) -> None:
     scale, found = power_of_two(torch.tensor([amax]), E4M3, ceil=ceil)
     assert found.tolist() == [byte]
@@ -102,7 +104,8 @@ def test_edges_of_the_shared_exponent(amax: float, byte: int, *, ceil: bool) -> 
     ],
 )
 @pytest.mark.parametrize(
-    "kind", ["randn", "rows_exp8", "zero_block", "midpoints", "near_midpoints", "under_power_of_two"]
+    "kind",
+    ["randn", "rows_exp8", "zero_block", "midpoints", "near_midpoints", "under_power_of_two"],
 )
 def test_ocp_floor_agrees_with_gfloat(name: str, info: gfloat.FormatInfo, kind: str) -> None:
     x = kinds(rows=12, columns=32)[kind]
@@ -113,11 +116,14 @@ def test_ocp_floor_agrees_with_gfloat(name: str, info: gfloat.FormatInfo, kind: 
         if (top := largest(row, info)) is not None
     ]
     assert torch.equal(
-        fake_quant(x, read(f"{name}/1x32/ue8m0-floor"), -1), torch.from_numpy(np.stack(want)).float()
+        fake_quant(x, read(f"{name}/1x32/ue8m0-floor"), -1),
+        torch.from_numpy(np.stack(want)).float(),
     )
 
 
-def largest(row: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", info: gfloat.FormatInfo) -> float:
+def largest(
+    row: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", info: gfloat.FormatInfo
+) -> float:
     """Return the largest number the block can hold: gfloat sends a larger e4m3 to NaN, the standard clamps."""
     return float(gfloat.compute_scale_amax(info.emax, row) * info.max)
 
@@ -125,7 +131,14 @@ def largest(row: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", info: gflo
 def test_two_level_scales_of_a_known_tensor() -> None:
     blocks = torch.tensor([2688.0, 6.0, 6.0 * 2.0**-9, 6.0 * 2.0**-10, 6.0 * 2.0**-10 * 1.01, 0.0])
     encode, scale, tensor_scale = two_level(blocks, blocks.max(), E2M1)
-    assert scale.tolist() == [448.0, 1.0, 2.0**-9, 0.0, 2.0**-9, 0.0]  # no lower floor, a tie goes to 0
+    assert scale.tolist() == [
+        448.0,
+        1.0,
+        2.0**-9,
+        0.0,
+        2.0**-9,
+        0.0,
+    ]  # no lower floor, a tie goes to 0
     assert encode.tolist()[1:] == [1.0, 512.0, FLT_MAX, 512.0, FLT_MAX]
     assert float(tensor_scale) == 1.0
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qgraph.formats import E2M1, ELEMENTS, Element, parse_format
-from qgraph.numerics import Noise, fake_quant, round_to
-from tests.numerics.data import same_bits
+from qgraph.numerics import Noise, fake_quant, quantize, round_to
+from tests.numerics.data import exact_nvfp4, law, same_bits
 from tests.numerics.reference import grid
 
 ALL_NOISE = torch.arange(256)
@@ -51,6 +51,7 @@ def test_the_mean_over_all_noise_is_the_number_itself_on_256ths(fmt: Element) ->
 
 
 @each_element
+@law
 @given(x=st.floats(0, 1, width=32))
 def test_the_mean_over_all_noise_is_at_most_a_256th_of_a_step_low(fmt: Element, x: float) -> None:
     number = torch.tensor(x) * fmt.max
@@ -100,20 +101,8 @@ def test_denormals_and_zeros_keep_their_sign() -> None:
     assert same_bits(rounded, torch.tensor([-0.0, -0.0, 0.0]))
 
 
-def exact_nvfp4(generator: torch.Generator) -> Tensor:
-    """Return [32, 64] numbers on 256ths of an e2m1 step whose NVFP4 scales are all 1, so nothing else rounds."""
-    values = torch.from_numpy(grid("e2m1")).float()
-    below = torch.randint(0, 7, (32, 64), generator=generator)
-    k = torch.randint(0, 256, (32, 64), generator=generator)
-    x = values[below] + (values[below + 1] - values[below]) * k / 256
-    x = torch.where(torch.rand(32, 64, generator=generator) < 0.5, x, -x)
-    x[:, ::16] = 6.0  # the block's largest magnitude: scale 1
-    x[0, 0] = 6.0 * 448  # the tensor's: tensor scale 1
-    return x
-
-
 def test_averaging_draws_gains_one_bit_per_fourfold() -> None:
-    x = exact_nvfp4(torch.Generator().manual_seed(4))
+    x = exact_nvfp4()
     fmt = parse_format("e2m1/1x16/e4m3/fp32")
     draws = [fake_quant(x.expand(64, 32, 64), fmt, -1, Noise(seed=s, site=1)) for s in range(16)]
     total = torch.cat(draws).double()  # 1024 draws
@@ -135,3 +124,22 @@ def test_each_seed_and_site_rounds_differently_but_repeatably() -> None:
     again = [fake_quant(x, fmt, -1, Noise(seed=s, site=t)) for s in (1, 2) for t in (1, 2)]
     assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
     assert all(not torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i))
+
+
+def test_only_clipping_keeps_the_mean_of_many_draws_from_the_number() -> None:
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(15))
+    fmt = parse_format("e2m1/1x16/e4m3/fp32")
+    _, scales, tensor_scale = quantize(x, fmt, -1)
+    unit = (scales.float() * tensor_scale).repeat_interleave(16, -1)
+    # A scale that rounds down leaves its block's largest magnitudes above 6: they always come out as 6.
+    clipped = x.abs() > 6 * unit * (1 + 2.0**-20)
+    draws = torch.cat(
+        [fake_quant(x.expand(64, 32, 64), fmt, -1, Noise(seed=s, site=1)) for s in range(16)]
+    )
+    error = draws.double().mean(0) - x
+    assert 0.01 < float(clipped.float().mean()) < 0.1
+    limit = torch.copysign(6 * scales.float().repeat_interleave(16, -1) * tensor_scale, x)
+    assert torch.equal(draws[:, clipped], limit[clipped].expand(1024, -1))
+    # Elsewhere 1/256 of a step (at most 2) low, and six standard deviations (at most half a step each) of 1024 draws.
+    bound = (unit * 2) * (1 / 256 + 6 * 0.5 / 32)
+    assert bool((error.abs() <= bound)[~clipped].all())

@@ -11,7 +11,7 @@ from qgraph import numerics, ops
 from qgraph.errors import FormatError, ShapeError
 from qgraph.formats import parse_format
 from qgraph.numerics import TE_SIGNS, Noise
-from tests.numerics.data import FORMATS, same_bits
+from tests.numerics.data import FORMATS, law, same_bits
 
 SEED = torch.tensor([17])
 SOME = ("e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "int8/row/fp32", "e4m3/tensor/fp32")
@@ -60,7 +60,10 @@ def test_dequantize_obeys_torchs_rules(text: str, axis: int) -> None:
     for x in INPUTS.values():
         stored = ops.quantize(x, text, axis)
         args = (*stored, text, list(x.shape), axis, x.dtype)
-        torch.library.opcheck(ops.dequantize, args)
+        # torch's schema check multiplies every input, which float8_e4m3fn scales cannot do.
+        checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+        checks += [] if "/e4m3" in text else ["test_schema"]
+        torch.library.opcheck(ops.dequantize, args, test_utils=checks)
         assert torch.equal(ops.dequantize(*args), ops.fake_quant(x, text, axis))
 
 
@@ -84,18 +87,25 @@ def test_the_seed_comes_from_torchs_generator() -> None:
     assert max(first) >= 2**31
 
 
-@pytest.mark.parametrize("op", [ops.hadamard, ops.fake_quant, ops.rotate_quant, ops.quantize, ops.dequantize])
+@pytest.mark.parametrize(
+    "op", [ops.hadamard, ops.fake_quant, ops.rotate_quant, ops.quantize, ops.dequantize]
+)
 def test_everything_but_the_seed_is_a_pure_function(op: torch._ops.OpOverload) -> None:
     assert torch.Tag.nondeterministic_seeded not in op.tags
     assert not op._schema.is_mutable
 
 
+def used_strides(t: Tensor) -> list[int]:
+    """Return the strides that matter: none in an empty tensor, none on an axis of size 1."""
+    return [step for step, n in zip(t.stride(), t.shape, strict=True) if n > 1 and t.numel()]
+
+
 def facts(*tensors: Tensor) -> list[object]:
-    return [(tuple(t.shape), t.dtype, t.stride()) for t in tensors]
+    return [(tuple(t.shape), t.dtype, used_strides(t)) for t in tensors]
 
 
 @pytest.mark.parametrize("text", FORMATS)
-@settings(max_examples=25)
+@settings(law, max_examples=12)
 @given(shape=shapes, dtype=dtypes, axis=st.sampled_from([-1, -2]), turned=st.booleans())
 def test_fake_kernels_tell_the_truth(
     text: str, *, shape: list[int], dtype: torch.dtype, axis: int, turned: bool
