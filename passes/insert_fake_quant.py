@@ -21,13 +21,15 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
     """Insert a fake_quant before each operand that has a format."""
     seed = _insert_seed(graph) if any(plan.stochastic for plan in plans) else None
     for plan in plans:
-        for operand, wanted in zip(plan.site.operands, plan.operands, strict=False):
+        for index, (operand, wanted) in enumerate(
+            zip(plan.site.operands, plan.operands, strict=False)
+        ):
             if wanted.format is None:
                 continue
             block = wanted.format.block
             noise: tuple[object, ...] = ()
             if wanted.rounding == "stochastic":
-                noise = (seed, 2 * plan.site.number + operand.argument)
+                noise = (seed, 2 * plan.site.number + index)
             # Rounded to nearest, a square tile or a whole tensor is the same along either axis.
             free = not noise and block.across == block.along
             text = str(wanted.format)

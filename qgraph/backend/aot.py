@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ from qgraph.backend.decompositions import decompositions
 from qgraph.backend.jit import Outline, graph_facts
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts
+
+
+# What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
+_FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +56,12 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Capture:
 
     Raises: ModelError if the model cannot be captured whole, with the reason Dynamo gives.
     """
-    config = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
-    if cached:  # a key-value cache is state for generation; it would only add outputs
-        config.use_cache = False  # type: ignore[union-attr]
-    try:
+    with _without_cache(model):
         module = _capture_module(model, dict(inputs))
         with ExitStack() as stack:
             joint = aot_export_joint_with_descriptors(
                 stack, module, (), dict(inputs), decompositions=decompositions()
             )
-    finally:
-        if cached:
-            config.use_cache = cached  # type: ignore[union-attr]
     graph = joint.graph_module.graph
     facts = graph_facts(
         graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), Outline.of(model)
@@ -95,16 +92,30 @@ def compile_capture(captured: Capture) -> Callable[..., Any]:
     return run
 
 
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Turn key-value caches off: state for generation, which would only add outputs."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    cached = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
         return _trace(model, inputs)
-    except torch._dynamo.exc.TorchDynamoException as first:
+    except _FAILURES as first:
         # Some models set hooks up in their first call, which breaks the graph once.
         try:
             with torch.no_grad():
                 model(**inputs)
             return _trace(model, inputs)
-        except torch._dynamo.exc.TorchDynamoException:
+        except _FAILURES:
             reason = str(first).strip().split("\n")[0]
             raise ModelError(
                 f"{type(model).__name__} cannot be captured as one graph: {reason}",

@@ -49,9 +49,8 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise ArtifactError(
-            f"{out}: cannot write here: {error.strerror}", "choose another --out"
-        ) from error
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise ArtifactError(f"{out}: cannot write here: {reason}", "choose another --out") from error
     try:
         temporary.chmod(0o755)
         yield temporary

@@ -8,7 +8,7 @@ from importlib import resources
 
 from qgraph.policy import Policy
 
-_SOURCES = ("qgraph.passes", "qgraph.ops", "qgraph.numerics", "qgraph.formats")
+_SOURCES = ("qgraph.backend", "qgraph.passes", "qgraph.ops", "qgraph.numerics", "qgraph.formats")
 
 
 def cache_key(policy: Policy) -> str:

@@ -11,13 +11,18 @@ from torch._inductor.decomposition import select_decomp_table
 _PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 
 
+class _Table(dict[Any, Callable[..., Any]]):
+    """A table Inductor's cache can write into its key: by name, as its functions cannot be pickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return decompositions, ()
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Return Inductor's table for both front doors.
 
     Inductor turns thin products (one row, one column) into multiplications and sums; taken out
     of the table, every product stays one node and no product is left unseen.
     """
-    hidden = {
-        overload for op in _PRODUCTS for overload in (getattr(op, name) for name in op.overloads())
-    }
-    return {op: rule for op, rule in select_decomp_table().items() if op not in hidden}
+    hidden = {getattr(op, name) for op in _PRODUCTS for name in op.overloads()}
+    return _Table((op, rule) for op, rule in select_decomp_table().items() if op not in hidden)

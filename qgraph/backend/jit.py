@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +13,11 @@ from typing import Any, TypeVar
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
+from torch._dynamo import config as dynamo_config
+from torch._dynamo import trace_rules
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.external_utils import wrap_inline
+from torch._guards import CompileContext
 from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -85,10 +90,21 @@ def compile(
     chosen = as_policy(policy)
     report = Report(policy=chosen, lowering=describe_lowering(_device_of(model)))
     backend = make_backend(chosen, report, Outline.of(model), codegen=codegen)
-    model.compile(backend=backend, **options)
+    _compile_in_place(model, backend, options)
     # Not a submodule or a parameter: kept out of state_dict and of deepcopies' way.
     object.__setattr__(model, "_qgraph_report", report)
     return model
+
+
+def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
+    # Dynamo counts recompilations per class unless told otherwise, and past its limit runs the
+    # next model of that class unquantized.
+    options = {"isolate_recompiles": True, **options}
+    model.compile(backend=backend, **options)
+    if trace_rules.check(type(model).forward):
+        # Dynamo does not enter a forward that is torch's own (nn.Linear, nn.Sequential): wrap it.
+        call = wrap_inline(model._call_impl)
+        model._compiled_call_impl = torch.compile(call, backend=backend, **options)
 
 
 def coverage(model: nn.Module) -> Report:
@@ -114,7 +130,18 @@ def make_backend(
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
 
+    frames: Counter[object] = Counter()
+
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compiling = CompileContext.current_compile_id()
+        frames[frame := getattr(compiling, "frame_id", None)] += 1
+        if frames[frame] == dynamo_config.recompile_limit:
+            warnings.warn(
+                f"one frame was compiled {frames[frame]} times, Dynamo's recompile_limit: further input "
+                "shapes run without quantization; pass dynamic=True or raise the limit",
+                QGraphWarning,
+                stacklevel=2,
+            )
         rewriting = _Rewrite(policy, report, _parameter_indices(inputs), outline)
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)

@@ -37,8 +37,9 @@ def load_model(name: str, seed: int = 0) -> Any:
     if name.startswith("preset:"):
         torch.manual_seed(seed)
         return transformers.LlamaForCausalLM(config).train()
+    kind = _model_class(name, config)
     try:
-        model = _model_class(name, config).from_pretrained(
+        model = kind.from_pretrained(
             _source(name),
             config=config,
             local_files_only=True,

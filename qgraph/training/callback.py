@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 from transformers import TrainerCallback
 
-from qgraph.backend.jit import coverage
+from qgraph.backend.jit import QGraphWarning, coverage
 from qgraph.passes import make_totals, report_text
 
 
@@ -32,6 +33,12 @@ class CoverageCallback(TrainerCallback):
             return
         self._done = True
         report = coverage(_unwrap(kwargs["model"]))
+        if not report.entries:
+            warnings.warn(
+                "a training step ran and qgraph saw none of its products: nothing is quantized",
+                QGraphWarning,
+                stacklevel=2,
+            )
         sys.stdout.write(report_text(report, self._width))
         shares = make_totals(report.entries)["formats"]
         state.log_history.append(

@@ -28,6 +28,7 @@ class Settings:
     rate: float
     seed: int
     bf16: bool = False
+    codegen: bool = True
     held_out: float = 0.05
 
 
@@ -56,7 +57,7 @@ def train_each(
     train, held_out = Windows(ids[:cut], settings.length), Windows(ids[cut:], settings.length)
     runs = []
     for policy in policies:
-        model = compile(load_model(source, settings.seed), policy)
+        model = compile(load_model(source, settings.seed), policy, codegen=settings.codegen)
         run = Run(policy=policy.name, model=model)
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
@@ -68,7 +69,9 @@ def train_each(
             )
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             trainer.train()
-            run.losses = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
+            run.losses = [
+                (int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e
+            ]
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs

@@ -9,7 +9,7 @@ from torch.nn.functional import relu
 
 
 class MLP(nn.Module):
-    """Linear layers of these sizes with ReLU between; in-place compiled roots must have a forward of their own."""
+    """Linear layers of these sizes, fc0, fc1, ..., with ReLU between."""
 
     def __init__(self, *sizes: int, bias: bool = True) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def token_batch(rows: int = 2, length: int = 16) -> Tensor:
 
 
 def run_model(model: nn.Module, seed: int = 0, **inputs: Tensor) -> dict[str, Tensor]:
-    """Run one forward and backward; return the loss, the logits and every gradient, by name, and clear them."""
+    """Run one forward and backward; return loss, logits and every gradient, then cleared."""
     torch.manual_seed(seed)
     output = model(**inputs)
     output.loss.backward()

@@ -129,7 +129,7 @@ class Recipe:
     rotated: frozenset[str] = frozenset()  # roles
 
     def prepare(self, role: str, kind: str, x: Tensor, axis: int, draw: Draw | None) -> Tensor:
-        """The operand as the product reads it: in the layout of the tensor it was, on which small products depend."""
+        """The operand as the product reads it, contiguous: the bits of small products depend on layout."""
         if role in self.rotated:
             x = rotate(x, axis).contiguous()
         quantize = self.formats.get((role, kind))

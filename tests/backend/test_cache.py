@@ -41,7 +41,7 @@ def _run(
     """(output, gradient of the first weight) of one step under one seed."""
     torch.manual_seed(3)
     model.zero_grad()
-    output = (forward or model)(_input())
+    output = (model if forward is None else forward)(_input())
     torch.autograd.backward(output.square().sum())
     weight = next(model.parameters())
     assert weight.grad is not None
@@ -130,8 +130,10 @@ for name in sys.argv[1:]:
     output, gradient = _run(model)
     found[name] = {
         "output": output.tolist(), "gradient": gradient.tolist(),
-        "products": len(qgraph.coverage(model).entries), "quantized": len(qgraph.coverage(model).quantized),
-        "hits": counters["inductor"]["fxgraph_cache_hit"], "misses": counters["inductor"]["fxgraph_cache_miss"],
+        "products": len(qgraph.coverage(model).entries),
+        "quantized": len(qgraph.coverage(model).quantized),
+        "hits": counters["inductor"]["fxgraph_cache_hit"],
+        "misses": counters["inductor"]["fxgraph_cache_miss"],
     }
 print(json.dumps(found))
 """

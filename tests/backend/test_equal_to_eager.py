@@ -297,7 +297,7 @@ def test_every_quantization_changes_its_tensor_and_stays_within_its_grid(name: s
     planned = sum(
         operand.format is not None for plan in trace.plans[0] for operand in plan.operands
     )
-    assert planned == 2 * 7 * 6 + (6 if name == "nvfp4" else 0)
+    assert planned == 7 * 6 + (6 if name == "nvfp4" else 0)  # with the head
     read = {r.quantizer for r in trace.reads.values() if r.quantizer}
     assert len(trace.calls) >= len(read)  # each ran; a few may run again in the backward
     for call in trace.calls:
@@ -311,7 +311,7 @@ def test_every_quantization_changes_its_tensor_and_stays_within_its_grid(name: s
 
 
 def _trace_llama(policy: Policy) -> Trace:
-    model = make_llama()
+    model = make_llama(num_hidden_layers=1)
     batch = token_batch()
     model(batch)
     trace = interpret(model, policy)

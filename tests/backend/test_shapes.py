@@ -70,7 +70,8 @@ def test_the_report_says_which_sums_are_padded() -> None:
 def test_ragged_products_are_kept_where_the_policy_says_so() -> None:
     model, (x, target) = _model(50, 37, 32), _data(21, 50, out=32)
     reference = deepcopy(model)
-    text = "  - {match: {op: linear}, fprop: {input: fp8, weight: fp8}, dgrad: {grad_output: fp8, weight: fp8}}"
+    products = "fprop: {input: fp8, weight: fp8}, dgrad: {grad_output: fp8, weight: fp8}"
+    text = f"  - {{match: {{op: linear}}, {products}}}"
     trace = interpret(model, policy_of(text, head="ragged: keep"))
     got = take_step(model, x, target, seed=3)
     assert {

@@ -78,7 +78,7 @@ def test_no_element_moves_by_more_than_half_a_step_of_its_blocks_top_binade(text
     rounded = fake_quant(x, parse_format(text), -1)
     blocks = x.unflatten(-1, (-1, 32 if "x32" in text else 96))
     top = blocks.abs().amax(-1, keepdim=True).expand_as(blocks).flatten(-2)
-    # Nothing saturates, and half a step of the largest magnitude's binade is at most amax·2**-4; the factor's own
-    # rounding adds 2**-22.
+    # Nothing saturates, and half a step of the largest magnitude's binade is at most amax·2**-4;
+    # the factor's own rounding adds 2**-22.
     assert bool(((rounded - x).abs() <= top * (2.0**-4 + 2.0**-22)).all())
     assert not torch.equal(rounded, x)

@@ -32,7 +32,8 @@ def exact(x: Tensor, signs: str) -> Tensor:
     """Rotate along the last axis, in float64."""
     n = len(signs)
     padded = torch.nn.functional.pad(x.double(), (0, -x.shape[-1] % n))
-    return torch.matmul(padded.unflatten(-1, (-1, n)), matrix(signs)).flatten(-2)
+    rotated: Tensor = torch.matmul(padded.unflatten(-1, (-1, n)), matrix(signs)).flatten(-2)
+    return rotated
 
 
 def bound(x: Tensor, signs: str) -> Tensor:
@@ -41,7 +42,8 @@ def bound(x: Tensor, signs: str) -> Tensor:
     padded = torch.nn.functional.pad(x.double(), (0, -x.shape[-1] % n)).unflatten(-1, (-1, n))
     total = padded.abs().sum(-1, keepdim=True).expand_as(padded).flatten(-2) / n**0.5
     factor = (1 + U) ** (np.log2(n) + 2) - 1
-    return total.mul(factor).add(2.0**-149)  # a result may be subnormal
+    limit: Tensor = total * factor + 2.0**-149  # a result may be subnormal
+    return limit
 
 
 def random(*shape: int, seed: int = 12) -> Tensor:

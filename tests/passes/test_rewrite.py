@@ -1,0 +1,188 @@
+"""Rewriting: what each pass adds, shares, fuses, and what it leaves alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.fx import Graph, Node
+
+from qgraph import ops
+from qgraph.errors import GraphError
+from qgraph.passes import graph_text, plan_sites, rewrite
+from qgraph.passes.pipeline import PASSES
+from qgraph.passes.sites import find_sites
+from qgraph.passes.verify import verify
+from qgraph.policy import load_policy
+from tests.passes.graphs import Blocks, Shared, captured, policy
+
+ALL = """
+  - match: {op: linear}
+    fprop: {input: fp4, weight: tile}
+    dgrad: {grad_output: {format: fp4, rounding: stochastic}, weight: tile}
+    wgrad:
+      input: {format: fp4, transform: rht}
+      grad_output: {format: fp4, transform: rht, rounding: stochastic}
+"""
+
+
+def calls(graph: Graph, target: object) -> list[Node]:
+    return list(graph.find_nodes(op="call_function", target=target))
+
+
+def test_a_shared_input_is_quantized_once() -> None:
+    found = captured(Shared(), (4, 16, 32))
+    rewrite(found.graph, policy("  - match: {op: linear}\n    fprop: {input: fp4}\n"), found.facts)
+    (quantized,) = calls(found.graph, ops.fake_quant)
+    assert {user.target for user in quantized.users} <= {
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+    }
+    assert len(quantized.users) == 2
+
+
+def test_one_tile_quantized_weight_serves_forward_and_backward() -> None:
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, policy(ALL), found.facts)
+    weights = [node for node in calls(found.graph, ops.fake_quant) if "16x16" in str(node.args[1])]
+    assert len(weights) == 5  # four blocks and the head, once each
+    tags = [{user.meta["partitioner_tag"] for user in _products(node)} for node in weights]
+    # The first block's input needs no gradient, so its weight has no dgrad to serve.
+    assert tags.count({"is_forward", "is_backward"}) == 4
+
+
+def _products(node: Node) -> set[Node]:
+    found: set[Node] = set()
+    for user in node.users:
+        found |= _products(user) if user.target is torch.ops.aten.permute.default else {user}
+    return found
+
+
+def test_stochastic_operands_share_a_seed_and_never_a_draw() -> None:
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, policy(ALL), found.facts)
+    assert len(calls(found.graph, ops.seed)) == 1
+    draws = [
+        n.args[-1]
+        for t in (ops.fake_quant, ops.rotate_quant)
+        for n in calls(found.graph, t)
+        if len(n.args) > 4
+    ]
+    draws = [d for d in draws if isinstance(d, int) and d >= 0]
+    assert len(draws) == len(set(draws))
+
+
+def test_rotation_and_quantization_are_fused_by_lowering_only() -> None:
+    before = captured(Blocks(), (16, 32))
+    rewrite(before.graph, policy(ALL), before.facts, until="share")
+    # Ten rotations: input and grad_output of the five wgrads.
+    assert len(calls(before.graph, ops.hadamard)) == 10
+    assert not calls(before.graph, ops.rotate_quant)
+    after = captured(Blocks(), (16, 32))
+    rewrite(after.graph, policy(ALL), after.facts)
+    assert not calls(after.graph, ops.hadamard)
+    assert len(calls(after.graph, ops.rotate_quant)) == 10
+
+
+def test_high_leaves_the_graph_as_it_was() -> None:
+    found = captured(Blocks(), (16, 32))
+    before = graph_text(found.graph)
+    plans = rewrite(found.graph, load_policy("high"), found.facts)
+    assert graph_text(found.graph) == before
+    assert {plan.status for plan in plans} == {"kept"}
+
+
+def test_nearest_rounding_draws_no_seed() -> None:
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, load_policy("nvfp4_naive"), found.facts)
+    assert not calls(found.graph, ops.seed)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["nvfp4", "nvfp4_naive", "mxfp8", "mxfp4", "fp8", "int8", "high"]
+)
+def test_every_recipe_verifies_after_each_pass(recipe: str) -> None:
+    found = captured(Blocks(), (16, 32))
+    plans = plan_sites(find_sites(found.graph, found.facts), load_policy(recipe))
+    for name, step in PASSES:
+        step(found.graph, plans)
+        if name not in ("rotate",):
+            verify(found.graph, plans)
+    if recipe != "high":
+        assert any(plan.status == "quantized" for plan in plans)
+
+
+def test_ragged_sizes_are_noted_or_kept() -> None:
+    rules = "  - match: {op: linear}\n    fprop: {input: fp4, weight: tile}\n"
+    found = captured(Shared(40), (4, 16, 40))
+    plans = rewrite(found.graph, policy(rules), found.facts)
+    notes = {note for plan in plans for note in plan.notes}
+    assert notes == {
+        "40 summed elements are no multiple of 16: the last block is padded with zeros"
+    }
+    found = captured(Shared(40), (4, 16, 40))
+    kept = rewrite(found.graph, replace(policy(rules), ragged="keep"), found.facts)
+    assert {p.reason for p in kept if p.site.role == "fprop" and p.site.op == "linear"} == {
+        "40 summed elements are no multiple of 16, and the policy says ragged: keep"
+    }
+    assert not calls(found.graph, ops.fake_quant)
+
+
+def test_inserted_nodes_belong_to_the_half_of_their_product() -> None:
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, policy(ALL), found.facts)
+    for target in (ops.fake_quant, ops.rotate_quant):
+        for node in calls(found.graph, target):
+            assert node.meta["partitioner_tag"] in ("is_forward", "is_backward")
+            assert "seq_nr" in node.meta
+            assert node.meta["val"].shape[-1] > 0
+
+
+def test_activation_products_are_quantized_by_lhs_and_rhs() -> None:
+    rules = """
+  - match: {op: matmul}
+    fprop: {lhs: int8, rhs: int8}
+    dgrad: {grad_output: int8, lhs: int8, rhs: int8}
+"""
+    found = captured(Shared(), (4, 16, 32))
+    plans = rewrite(found.graph, policy(rules), found.facts)
+    assert [p.status for p in plans if p.site.op == "matmul"] == ["quantized"] * 3
+    # lhs and rhs along one axis for the forward, and along the other for the backward; grad_output both ways.
+    assert len(calls(found.graph, ops.fake_quant)) == 6
+
+
+@pytest.mark.parametrize("fault", ["format", "axis", "unplanned"])
+def test_verify_refuses_a_graph_that_differs_from_its_plan(fault: str) -> None:
+    found = captured(Blocks(), (16, 32))
+    plans = rewrite(found.graph, load_policy("nvfp4_naive"), found.facts)
+    node = calls(found.graph, ops.fake_quant)[0]
+    if fault == "format":
+        node.update_arg(1, "int8/row/fp32")
+        message = "reads int8/row/fp32 nearest, the plan says e2m1/1x16/e4m3/fp32 nearest"
+    elif fault == "axis":
+        node.update_arg(2, -2)
+        message = "is quantized along axis -2, not the one the product sums over"
+    else:
+        source = node.args[0]
+        assert isinstance(source, Node)
+        node.replace_all_uses_with(source)
+        message = "reads a tensor in high precision, the plan says"
+    with pytest.raises(GraphError, match=message):
+        verify(found.graph, plans)
+
+
+def test_text_shows_the_semantic_ops_with_shapes_and_modules() -> None:
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, policy(ALL), found.facts, until="share")
+    lines = graph_text(found.graph, found.facts.modules).splitlines()
+    assert any(
+        re.fullmatch(
+            r"fake_quant\w*: f32\[16, 32\] = qgraph\.fake_quant\(\w+, 'e2m1/1x16/e4m3/fp32', -1\)"
+            r"  # forward  layers\.0\.0",
+            line,
+        )
+        for line in lines
+    )
+    assert any("= qgraph.hadamard(" in line and "# backward  head" in line for line in lines)
