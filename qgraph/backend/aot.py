@@ -25,7 +25,6 @@ from qgraph.backend.jit import Outline, graph_facts
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts
 
-
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
 _FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
 

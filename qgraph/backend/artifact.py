@@ -50,7 +50,9 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
-        raise ArtifactError(f"{out}: cannot write here: {reason}", "choose another --out") from error
+        raise ArtifactError(
+            f"{out}: cannot write here: {reason}", "choose another --out"
+        ) from error
     try:
         temporary.chmod(0o755)
         yield temporary

@@ -72,7 +72,11 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
     # A model of nothing but products qgraph cannot quantize yet is reported; this is about the rules.
     found = {entry.status for entry in report.entries}
-    if policy.quantizes and "quantized" not in found and (found <= {"kept"} or "unmatched" in found):
+    if (
+        policy.quantizes
+        and "quantized" not in found
+        and (found <= {"kept"} or "unmatched" in found)
+    ):
         reasons = {entry.reason for entry in report.entries} or {"the model has no matrix products"}
         raise PolicyError(
             policy.path or policy.name,

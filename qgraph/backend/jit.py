@@ -17,8 +17,8 @@ from torch._dynamo import config as dynamo_config
 from torch._dynamo import trace_rules
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.external_utils import wrap_inline
-from torch._guards import CompileContext
 from torch._functorch import config as functorch_config
+from torch._guards import CompileContext
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, GraphModule
@@ -129,7 +129,6 @@ def make_backend(
     Each policy has a backend object of its own because Dynamo guards on the object: a hook in
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
-
     frames: Counter[object] = Counter()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -74,5 +74,10 @@ class IntFormat:
         """Largest value."""
         return float((1 << (self.bits - 1)) - 1)
 
+    @property
+    def max_exponent(self) -> int:
+        """Exponent of the largest value."""
+        return self.bits - 2
+
 
 Element = FloatFormat | IntFormat

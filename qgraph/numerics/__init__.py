@@ -6,6 +6,15 @@ from qgraph.numerics.hadamard import TE_SIGNS, hadamard
 from qgraph.numerics.noise import philox, random_bytes
 
 __all__ = [
-    "TE_SIGNS", "Noise", "decode", "dequantize", "encode", "fake_quant", "hadamard", "philox",
-    "quantize", "random_bytes", "round_to",
+    "TE_SIGNS",
+    "Noise",
+    "decode",
+    "dequantize",
+    "encode",
+    "fake_quant",
+    "hadamard",
+    "philox",
+    "quantize",
+    "random_bytes",
+    "round_to",
 ]

@@ -97,14 +97,18 @@ def dequantize(
 def check_axis(x: Tensor, axis: int) -> None:
     """Raise ShapeError if x has fewer than two axes or `axis` is not one of the last two."""
     if x.dim() < 2 or axis not in (-1, -2, x.dim() - 1, x.dim() - 2):
-        raise ShapeError(f"quantization runs along one of the last two axes, not axis {axis} of {x.dim()}")
+        raise ShapeError(
+            f"quantization runs along one of the last two axes, not axis {axis} of {x.dim()}"
+        )
 
 
 def _round(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None) -> _Rounded:
     check_axis(x, axis)
     rows = x.float().movedim(axis, -1)  # [..., M, K]
     tiles = _cut(rows, fmt.block)  # [..., M/A, A, K/B, B]
-    block_amax = tiles.abs().amax((-3, -1), keepdim=True) if tiles.numel() else tiles[..., :1, :, :1]
+    block_amax = (
+        tiles.abs().amax((-3, -1), keepdim=True) if tiles.numel() else tiles[..., :1, :, :1]
+    )
     amax = block_amax.amax() if block_amax.numel() else block_amax.new_zeros(())
     tensor_scale = torch.ones((), device=x.device)
     if fmt.tensor_scale:
@@ -138,7 +142,8 @@ def _cut(rows: Tensor, block: Block) -> Tensor:
     size, width = rows.shape[-2:]
     across, along = block.across or max(size, 1), block.along or max(width, 1)
     padded = torch.nn.functional.pad(rows, (0, -width % along, 0, -size % across))
-    return padded.unflatten(-1, (-1, along)).unflatten(-3, (-1, across))
+    tiles: Tensor = padded.unflatten(-1, (-1, along)).unflatten(-3, (-1, across))
+    return tiles
 
 
 def _to_tiles(rows: Tensor, scale: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ def philox(counter: Tensor, seed: int, site: int) -> Tensor:
     return torch.stack(words, -1)
 
 
-def random_bytes(shape: torch.Size, axis: int, seed: int, site: int, device: torch.device) -> Tensor:
+def random_bytes(
+    shape: torch.Size, axis: int, seed: int, site: int, device: torch.device
+) -> Tensor:
     """Return 8 random bits for each element of a tensor of `shape`.
 
     With `axis` moved last, each row is cut into chunks of 16; chunk number c, counted

@@ -56,12 +56,20 @@ def power_of_two(block_amax: Tensor, element: Element, *, ceil: bool) -> tuple[T
     Source: OCP MX 1.0, 5.3 and 6.3; RCEIL: torchao MX training, Transformer Engine MXFP8.
     """
     if ceil:
-        ratio = block_amax * (torch.ones_like(block_amax) / torch.full_like(block_amax, element.max))
-        mantissa, exponent = torch.frexp(ratio)  # ratio = mantissa·2**exponent, mantissa in [0.5, 1)
+        ratio = block_amax * (
+            torch.ones_like(block_amax) / torch.full_like(block_amax, element.max)
+        )
+        mantissa, exponent = torch.frexp(
+            ratio
+        )  # ratio = mantissa·2**exponent, mantissa in [0.5, 1)
         power = exponent - (mantissa == 0.5).int()
         zero = ratio == 0
     else:
-        top = element.max_exponent if isinstance(element, FloatFormat) else int(math.log2(element.max))
+        top = (
+            element.max_exponent
+            if isinstance(element, FloatFormat)
+            else int(math.log2(element.max))
+        )
         power = torch.frexp(block_amax).exponent - 1 - top
         zero = block_amax == 0
     byte = torch.where(zero, 0, (power + 127).clamp(0, 254))

@@ -3,4 +3,12 @@
 from qgraph.ops.define import dequantize, fake_quant, hadamard, quantize, rotate_quant, seed
 from qgraph.ops.lowering import describe_lowering
 
-__all__ = ["dequantize", "describe_lowering", "fake_quant", "hadamard", "quantize", "rotate_quant", "seed"]
+__all__ = [
+    "dequantize",
+    "describe_lowering",
+    "fake_quant",
+    "hadamard",
+    "quantize",
+    "rotate_quant",
+    "seed",
+]

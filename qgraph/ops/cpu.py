@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qgraph.formats import BlockFormat, FloatFormat
+from qgraph.formats import BlockFormat, FloatFormat, IntFormat
 from qgraph.numerics import Noise
 from qgraph.numerics.blocks import check_axis
 
@@ -67,16 +67,14 @@ def fake_quant(
     if known_amax is None:
         known_amax = amax(x) if whole or fmt.tensor_scale else 0
     element = fmt.element
-    is_float = isinstance(element, FloatFormat)
+    mantissa, lowest = 0, 0
+    if isinstance(element, FloatFormat):
+        mantissa, lowest = element.mantissa_bits, element.min_exponent + 127
     _loaded().qgraph_fake_quant(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
         outer, size, inner, rows, block.across or 1, block.along or size, whole,
-        not is_float,
-        element.mantissa_bits if is_float else 0,
-        element.min_exponent + 127 if is_float else 0,
-        element.max,
-        _SCALES[fmt.scale],
-        element.max_exponent if is_float else int(math.log2(element.max)),
+        isinstance(element, IntFormat), mantissa, lowest, element.max,
+        _SCALES[fmt.scale], element.max_exponent,
         known_amax,
         noise is not None,
         noise.seed & 0xFFFFFFFF if noise else 0,
@@ -116,7 +114,9 @@ def _loaded() -> ctypes.CDLL:
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """Return the built kernels, or the reason there are none."""
-    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    compiler = next(
+        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
+    )
     if compiler is None:
         return "no C++ compiler found (g++ or clang++; set CXX)"
     source = resources.files("qgraph.ops").joinpath("cpu.cpp").read_bytes()
@@ -128,13 +128,19 @@ def _library() -> ctypes.CDLL | str:
             code, built = Path(folder) / "cpu.cpp", Path(folder) / "cpu.so"
             code.write_bytes(source)
             done = subprocess.run(
-                [compiler, *_FLAGS, "-o", str(built), str(code)], capture_output=True, text=True, check=False
+                [compiler, *_FLAGS, "-o", str(built), str(code)],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 said = done.stderr.strip() or f"exit status {done.returncode}"
                 return f"{compiler} failed: {said.splitlines()[0]}"
             built.replace(path)
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a damaged file, or a folder that forbids running code
+        return f"{path} cannot be loaded: {error}"
     i64, u32, i32, ptr, f32 = (
         ctypes.c_int64, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p, ctypes.c_float,
     )  # fmt: skip
@@ -143,8 +149,8 @@ def _library() -> ctypes.CDLL | str:
     library.qgraph_hadamard.argtypes = [ptr, ptr, i32, i64, i64, i64, i32, ptr, i32]
     library.qgraph_hadamard.restype = u32
     library.qgraph_fake_quant.argtypes = (
-        [ptr, ptr, i32] + [i64] * 6 + [i32] * 4 + [f32] + [i32] * 2 + [u32, i32, u32, u32]
-    )
+        ptr, ptr, i32, *[i64] * 6, *[i32] * 4, f32, i32, i32, u32, i32, u32, u32,
+    )  # fmt: skip
     library.qgraph_fake_quant.restype = None
     return library
 
@@ -160,7 +166,11 @@ def _cpu_flags() -> bytes:
 def _cache_dir() -> Path:
     """Return a private folder for built kernels: QGRAPH_CACHE_DIR, or the user's cache."""
     chosen = os.environ.get("QGRAPH_CACHE_DIR")
-    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qgraph"
+    base = (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qgraph"
+    )
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(base, os.W_OK):

@@ -7,8 +7,9 @@
     qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
 
 `format` is the text form of a block format; a seed of None means rounding to nearest, and a seed
-tensor makes rounding stochastic, with `site` telling one place in the graph from another. Each op is
-defined by the function of the same name in `qgraph.numerics`; on a CPU `qgraph.ops.cpu` computes the same bits.
+tensor makes rounding stochastic, with `site` telling one place in the graph from another. Each op
+is defined by the function of the same name in `qgraph.numerics`; on a CPU, `qgraph.ops.cpu`
+computes the same bits.
 """
 
 from __future__ import annotations
@@ -46,17 +47,27 @@ def _hadamard_fake(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
 
 
-def _fake_quant(x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0) -> Tensor:
+def _fake_quant(
+    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
     chosen = cpu.fake_quant if cpu.supports(x) else numerics.fake_quant
     return chosen(x, parse_format(format), axis, _noise(seed, site))
 
 
-def _fake_quant_fake(x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0) -> Tensor:
+def _fake_quant_fake(
+    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
     return x.new_empty(x.shape)
 
 
 def _rotate_quant(
-    x: Tensor, signs: str, rounding: str, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    signs: str,
+    rounding: str,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
 ) -> Tensor:
     fmt, noise = parse_format(format), _noise(seed, site)
     if cpu.supports(x):
@@ -66,7 +77,13 @@ def _rotate_quant(
 
 
 def _rotate_quant_fake(
-    x: Tensor, signs: str, rounding: str, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    signs: str,
+    rounding: str,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
 ) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
 
@@ -116,6 +133,7 @@ def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
     return block.across or rows[-2] or 1, block.along or rows[-1] or 1
 
 
+_STORED = "Tensor codes, Tensor scales, Tensor tensor_scale, str format"
 _QUANT = "str format, int axis, Tensor? seed=None, int site=0"
 _OPS = (
     ("seed() -> Tensor", _seed, _seed_fake),
@@ -128,8 +146,7 @@ _OPS = (
     ),
     (f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)", _quantize, _quantize_fake),
     (
-        "dequantize(Tensor codes, Tensor scales, Tensor tensor_scale, str format, SymInt[] shape, "
-        "int axis, ScalarType dtype) -> Tensor",
+        f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
         _dequantize,
         _dequantize_fake,
     ),

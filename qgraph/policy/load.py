@@ -79,7 +79,7 @@ def dump_policy(policy: Policy) -> str:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

@@ -12,10 +12,10 @@ IDS = torch.randint(5, 90, (2, 32), generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 SOUND = torch.randn(2, 80, 100, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.zeros(2, dtype=torch.long)
-SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
-WIDE = {"hidden_size": 64, "intermediate_size": 128, **SMALL}
-GROUPED = {**WIDE, "num_key_value_heads": 2, "head_dim": 16}
-ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+SMALL: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, **SMALL}
+GROUPED: dict[str, Any] = {**WIDE, "num_key_value_heads": 2, "head_dim": 16}
+ENDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
 TEXT = {"input_ids": IDS, "labels": IDS}
 PICTURE = {"pixel_values": IMAGES, "labels": CLASSES}
 

@@ -92,7 +92,7 @@ rules:
 """
     model = load_model("preset:tiny-llama")
     with pytest.raises(
-        PolicyError, match="none of the model's 95 products is quantized: .*no rule matches"
+        PolicyError, match=r"none of the model's 95 products is quantized: .*no rule matches"
     ):
         analyze(model, load_policy_text(text, "p.yaml"), example_inputs(model, 1, 16))
 

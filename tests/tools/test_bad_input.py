@@ -132,9 +132,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out") as folder:
-        (folder / "half").write_text("written")
-        raise KeyboardInterrupt
+    def stop() -> None:
+        with new_directory(tmp_path / "out") as folder:
+            (folder / "half").write_text("written")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert not list(tmp_path.iterdir())
 
 
