@@ -150,7 +150,9 @@ def _to_tiles(rows: Tensor, scale: Tensor) -> Tensor:
     """Cut padded rows [..., M', K'] so that `scale` [..., M'/A, K'/B] fits."""
     high, wide = scale.shape[-2:]
     across, along = rows.shape[-2] // max(high, 1), rows.shape[-1] // max(wide, 1)
-    return rows[..., : along * wide].unflatten(-1, (wide, along)).unflatten(-3, (high, across))
+    rows = rows[..., : along * wide]
+    tiles: Tensor = rows.unflatten(-1, (wide, along)).unflatten(-3, (high, across))
+    return tiles
 
 
 def _from_tiles(tiles: Tensor, shape: torch.Size, axis: int) -> Tensor:

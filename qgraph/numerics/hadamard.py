@@ -36,7 +36,7 @@ def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
         low, high = pairs[..., 0, :], pairs[..., 1, :]
         chunks = torch.stack([low + high, low - high], -2).flatten(-3, -1)
         distance *= 2
-    rotated = (chunks * torch.tensor(1 / math.sqrt(n), dtype=torch.float32)).flatten(-2, -1)
+    rotated: Tensor = (chunks * torch.tensor(1 / math.sqrt(n), dtype=torch.float32)).flatten(-2, -1)
     if rounding == "bf16":
         rotated = rotated.to(torch.bfloat16)
     return rotated.movedim(-1, axis).to(x.dtype).contiguous()

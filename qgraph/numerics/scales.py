@@ -6,8 +6,6 @@ A scale is returned twice: `encode`, what elements are multiplied or divided by 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -65,12 +63,7 @@ def power_of_two(block_amax: Tensor, element: Element, *, ceil: bool) -> tuple[T
         power = exponent - (mantissa == 0.5).int()
         zero = ratio == 0
     else:
-        top = (
-            element.max_exponent
-            if isinstance(element, FloatFormat)
-            else int(math.log2(element.max))
-        )
-        power = torch.frexp(block_amax).exponent - 1 - top
+        power = torch.frexp(block_amax).exponent - 1 - element.max_exponent
         zero = block_amax == 0
     byte = torch.where(zero, 0, (power + 127).clamp(0, 254))
     byte = torch.where(block_amax.isfinite(), byte, E8M0_NAN).to(torch.uint8)

@@ -21,7 +21,7 @@ PICTURE = {"pixel_values": IMAGES, "labels": CLASSES}
 
 
 def _t5() -> Any:
-    config = hf.T5Config(
+    config = hf.T5Config(  # type: ignore[call-arg]
         d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, vocab_size=100,
         decoder_start_token_id=0, pad_token_id=0,
     )  # fmt: skip

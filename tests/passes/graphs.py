@@ -39,7 +39,7 @@ class Shared(nn.Module):
         self.right = nn.Linear(features, 32)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.left(x) @ self.right(x).transpose(-1, -2)).sum()
+        return torch.sum(self.left(x) @ self.right(x).transpose(-1, -2))
 
 
 class Blocks(nn.Module):
@@ -53,7 +53,7 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = x + layer(x)
-        return self.head(x).sum()
+        return torch.sum(self.head(x))
 
 
 def captured(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ ALL = """
 """
 
 
-def calls(graph: Graph, target: object) -> list[Node]:
+def calls(graph: Graph, target: Callable[..., Any]) -> list[Node]:
     return list(graph.find_nodes(op="call_function", target=target))
 
 

@@ -87,7 +87,7 @@ def test_convolutions_are_listed_with_both_gradients_and_a_reason() -> None:
             self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).relu()).sum()
+            return torch.sum(self.second(self.first(x).relu()))
 
     found = captured(Picture(), (2, 3, 8, 8))
     sites = find_sites(found.graph, found.facts)
