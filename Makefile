@@ -1,6 +1,6 @@
 .PHONY: demo test lint clean
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # The CPU build is small and enough everywhere; set TORCH to choose another build of torch 2.13.
 TORCH ?= torch==2.13.0

@@ -23,10 +23,10 @@ def train(
     out: Annotated[
         str | None, typer.Option(help="A directory to write: losses, plot, both trained models.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1)] = 250,
     batch: Annotated[int, typer.Option(min=1)] = 8,
     length: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 128,
-    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and rounding.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
