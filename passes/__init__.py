@@ -3,7 +3,7 @@
 from qgraph.passes.pipeline import PASSES, rewrite
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
-from qgraph.passes.sites import GraphFacts, Operand, Site, find_sites, stacks_of
+from qgraph.passes.sites import GraphFacts, Operand, Site, block_of, find_sites, stacks_of
 from qgraph.passes.text import graph_text
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Plan",
     "Report",
     "Site",
+    "block_of",
     "find_sites",
     "graph_text",
     "make_rows",

@@ -67,14 +67,13 @@ def _plan(site: Site, policy: Policy) -> Plan:
 def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
     """Return which size is no multiple of the block, or nothing."""
     for operand, wanted in zip(site.operands, operands, strict=True):
-        size = value_of(argument_node(site.node, operand.argument)).shape[operand.axis]
+        shape: Sequence[object] = value_of(argument_node(site.node, operand.argument)).shape
+        size: Any = shape[operand.axis]
         along = wanted.format.block.along if wanted.format else None
         turned = wanted.transform.hadamard if wanted.transform else None
         for block in (along, turned):
             if block and not statically_known_true(size % block == 0):
-                return f"{_say(size)} summed elements are no multiple of {block}"
+                if isinstance(size, int):
+                    return f"{size} summed elements are no multiple of {block}"
+                return f"the summed size {size} is dynamic, perhaps no multiple of {block}"
     return ""
-
-
-def _say(size: Any) -> str:
-    return str(size) if isinstance(size, int) else f"a dynamic number ({size}) of"

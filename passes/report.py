@@ -70,16 +70,17 @@ class Report:
     lowering: str = ""
     graphs: int = 0
     pass_seconds: float = 0.0  # spent rewriting graphs
-    products: dict[tuple[str, str, str, int], Entry] = field(default_factory=dict)
+    not_captured: set[str] = field(default_factory=set)  # weights no graph has read
+    products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
 
-    def add(self, plans: Sequence[Plan]) -> None:
-        """Take the products of one rewritten graph."""
+    def add(self, plans: Sequence[Plan], frame: int | None = None) -> None:
+        """Take the products of one rewritten graph, of the frame of that number."""
         self.graphs += 1
         seen: dict[tuple[str, str, str], int] = {}
         for entry in map(make_entry, plans):
             key = (entry.module, entry.role, entry.op)
             seen[key] = seen.get(key, -1) + 1
-            self.products[(*key, seen[key])] = entry
+            self.products[(frame, *key, seen[key])] = entry
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -164,8 +165,9 @@ def report_json(report: Report) -> dict[str, Any]:
     """Return the report as plain data.
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
-    were compiled), `totals` (see `make_totals`), `unused_rules` (`rule`, `why`), and `products`, a
-    list with the fields of `Entry`: sizes in elements, `flops` counting a multiply and an add as two.
+    were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph),
+    `unused_rules` (`rule`, `why`), and `products`, a list with the fields of `Entry`: sizes in
+    elements, `flops` counting a multiply and an add as two.
     """
     return {
         "policy": report.policy.name,
@@ -173,6 +175,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "lowering": report.lowering,
         "graphs": report.graphs,
         "totals": make_totals(report.entries),
+        "not_captured": sorted(report.not_captured),
         "unused_rules": [
             {"rule": rule.text, "why": why_unused(rule, report.entries)}
             for rule in unused_rules(report.policy, report.entries)
@@ -242,6 +245,13 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
         yield f"note: {count} products: {note}"
     for rule in unused_rules(report.policy, entries):
         yield f"warning: {rule.text}: {why_unused(rule, entries)}"
+    if entries and report.not_captured:
+        names = sorted(report.not_captured)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        yield (
+            f"warning: {len(names)} weights are in no captured graph; their products are neither "
+            f"counted nor quantized: {', '.join(names[:5])}{more}"
+        )
     if entries and report.policy.quantizes and not report.quantized:
         yield "warning: nothing is quantized"
     if report.lowering:

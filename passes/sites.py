@@ -256,11 +256,12 @@ def _plain(node: Node, late: set[Node], op: str, role: str, flops: int, reason: 
 
 def _place(site: Site, number: int, facts: GraphFacts) -> Site:
     module = module_path(site.node, facts.modules)
-    block, count = _block(module, facts.blocks)
+    block, count = block_of(module, facts.blocks)
     return replace(site, number=number, module=module, block=block, block_count=count)
 
 
-def _block(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | None]:
+def block_of(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | None]:
+    """Return which block of its stack a module is in, and how many there are; None outside stacks."""
     parts = module.split(".")
     for i, part in enumerate(parts):
         prefix = ".".join(parts[:i])

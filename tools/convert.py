@@ -36,7 +36,7 @@ def convert(
     report.json: inputs, policy, fingerprint, lowering, graphs, totals, unused_rules, products.
     """
     chosen = load_policy(policy)  # before torch is loaded: a wrong policy is told at once
-    with ExitStack() as stack, progress(4 if out else 3) as step:
+    with ExitStack() as stack, progress(3 if out is None else 4) as step:
         step("loading torch")
         import transformers
 
@@ -47,7 +47,7 @@ def convert(
         from qgraph.passes import report_json, report_text
 
         transformers.utils.logging.disable_progress_bar()
-        folder = stack.enter_context(new_directory(out)) if out else None
+        folder = stack.enter_context(new_directory(out)) if out is not None else None
         step(f"loading {model}")
         loaded = load_model(model, seed)
         step("capturing and rewriting the training step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Low-precision training by rewriting the training graph.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 for command in (convert, train, bench, check):
@@ -31,6 +33,7 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written work is removed
     try:
         app()
     except QGraphError as error:

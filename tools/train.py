@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +39,8 @@ def train(
     gap_percent (held-out loss above the baseline's), step_ratio (median step over the baseline's).
     """
     policies = [load_policy(policy), load_policy(baseline)]
+    if policies[0].name == policies[1].name:  # both have their own place in what is written
+        policies[1] = replace(policies[1], name=f"{policies[1].name}-baseline")
     with ExitStack() as stack, progress(50) as step:
         step("loading torch")
         import transformers
@@ -48,7 +51,7 @@ def train(
         from qgraph.training.text import Windows, read_text, tokenize
 
         transformers.utils.logging.disable_progress_bar()
-        folder = stack.enter_context(new_directory(out)) if out else None
+        folder = stack.enter_context(new_directory(out)) if out is not None else None
         ids = tokenize(read_text(text), model, _vocabulary(model))
         settings = Settings(
             steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16

@@ -42,6 +42,8 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises: ArtifactError if `out` exists, its parent cannot be written, or the disk is full.
     """
+    if not str(out).strip():
+        raise ArtifactError("--out is empty", "give the name of a directory to write")
     path = Path(out).expanduser().absolute()
     if path.exists() or path.is_symlink():
         raise ArtifactError(f"{out}: already exists", "choose another --out, or remove it")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from qgraph.backend.aot import capture
 from qgraph.backend.jit import PolicyLike, as_policy, compile
@@ -15,6 +16,7 @@ from qgraph.ops import describe_lowering
 from qgraph.passes import Report, find_sites, graph_text, rewrite
 from qgraph.policy import Policy, check_blocks
 
+_CONVERTED: WeakKeyDictionary[nn.Module, Conversion] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -43,7 +45,7 @@ def convert(model: Model, policy: PolicyLike, example_inputs: Mapping[str, Any])
     chosen = as_policy(policy)
     found = analyze(model, chosen, example_inputs)
     compile(model, chosen)
-    object.__setattr__(model, "_qgraph_conversion", found)
+    _CONVERTED[model] = found
     return model
 
 
@@ -52,8 +54,8 @@ def conversion(model: nn.Module) -> Conversion:
 
     Raises: ModelError if the model was not converted.
     """
-    found = getattr(model, "_qgraph_conversion", None)
-    if not isinstance(found, Conversion):
+    found = _CONVERTED.get(model)
+    if found is None:
         raise ModelError(
             f"this {type(model).__name__} was not converted", "call qgraph.convert first"
         )
@@ -65,6 +67,11 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
 
     Raises: as `convert`.
     """
+    if not isinstance(example_inputs, Mapping) or not example_inputs:
+        raise ModelError(
+            "example_inputs must be the model's keyword inputs, at least one",
+            "{'input_ids': ids, 'labels': ids}",
+        )
     captured = capture(model, example_inputs)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
@@ -89,7 +96,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
         report=report,
         graph_before=before,
         graph_after=graph_text(captured.graph, captured.facts.modules),
-        inputs={key: list(value.shape) for key, value in example_inputs.items()},
+        inputs={k: list(v.shape) for k, v in example_inputs.items() if isinstance(v, Tensor)},
     )
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
@@ -17,6 +18,7 @@ from torch._dynamo import config as dynamo_config
 from torch._dynamo import trace_rules
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.external_utils import wrap_inline
+from torch._dynamo.guards import GuardBuilder, install_guard
 from torch._functorch import config as functorch_config
 from torch._guards import CompileContext
 from torch._inductor.compile_fx import compile_fx
@@ -27,10 +29,12 @@ from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.errors import ModelError
 from qgraph.ops import describe_lowering
-from qgraph.passes import GraphFacts, Report, find_sites, rewrite, stacks_of
+from qgraph.passes import GraphFacts, Report, block_of, find_sites, rewrite, stacks_of
 from qgraph.policy import Policy, check_blocks, load_policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
+# Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
+_COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, Any]] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
 
@@ -41,20 +45,24 @@ class Outline:
 
     blocks: dict[str, int]
     modules: dict[str, str]
+    weights: dict[int, str]  # parameters that can be a product's operand: name by id
 
     @classmethod
     def of(cls, model: nn.Module) -> Outline:
         """Return the stacks of blocks in `model`, by path, and its modules' paths, by id."""
         blocks = {}
         for name, module in model.named_modules():
-            kinds = {type(child) for child in module.children()}
-            # A Sequential is a stack if its children are alike; a head such as (Flatten, Linear) is not.
+            # A Sequential is a stack if its children are alike and have parts of their own: a head
+            # such as (Linear, Linear) or (Flatten, Linear) is not.
+            kinds = {type(c) if [*c.children()] else None for c in module.children()}
             if isinstance(module, nn.ModuleList) or (
-                isinstance(module, nn.Sequential) and len(kinds) == 1
+                isinstance(module, nn.Sequential) and len(kinds) == 1 and None not in kinds
             ):
                 blocks[name] = len(module)
         return cls(
-            blocks=blocks, modules={str(id(module)): name for name, module in model.named_modules()}
+            blocks=blocks,
+            modules={str(id(module)): name for name, module in model.named_modules()},
+            weights={id(p): name for name, p in model.named_parameters() if p.dim() > 1},
         )
 
 
@@ -87,13 +95,53 @@ def compile(
         raise ModelError(f"qgraph.compile takes a torch.nn.Module, not {type(model).__name__}")
     if "backend" in options:
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
-    chosen = as_policy(policy)
-    report = Report(policy=chosen, lowering=describe_lowering(_device_of(model)))
-    backend = make_backend(chosen, report, Outline.of(model), codegen=codegen)
-    _compile_in_place(model, backend, options)
-    # Not a submodule or a parameter: kept out of state_dict and of deepcopies' way.
-    object.__setattr__(model, "_qgraph_report", report)
+    chosen, outline = as_policy(policy), Outline.of(model)
+    check_blocks(chosen, [_Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    report = Report(
+        policy=chosen,
+        lowering=describe_lowering(_device_of(model)),
+        not_captured=set(outline.weights.values()),
+    )
+    _compile_in_place(model, make_backend(chosen, report, outline, codegen=codegen), options)
+    _COMPILED[model] = (report, model._compiled_call_impl)
     return model
+
+
+def coverage(model: nn.Module) -> Report:
+    """Return the report of a model given to `compile`, filled with the graphs compiled so far.
+
+    Raises: ModelError if the model was not compiled by qgraph, or no longer is: a copy or an
+        unpickled model is not compiled, and `model.compile()` replaces what qgraph did.
+    """
+    report, call = _COMPILED.get(model, (None, None))
+    if report is None:
+        raise ModelError(
+            f"this {type(model).__name__} was not compiled by qgraph (copies are not)",
+            "call qgraph.compile(model) first",
+        )
+    if model._compiled_call_impl is not call:
+        raise ModelError(
+            f"this {type(model).__name__} was compiled by something else after qgraph.compile",
+            "call qgraph.compile(model) last",
+        )
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A module as the policy sees it before there is a graph."""
+
+    module: str
+    block: int | None
+    block_count: int | None
+    op: str = "linear"
+    role: str = "fprop"
+    operand_kinds: tuple[str, ...] = ("input", "weight")
+
+    @classmethod
+    def at(cls, name: str, blocks: dict[str, int]) -> _Layer:
+        block, count = block_of(name, blocks)
+        return cls(module=name, block=block, block_count=count)
 
 
 def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
@@ -107,20 +155,6 @@ def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any
         model._compiled_call_impl = torch.compile(call, backend=backend, **options)
 
 
-def coverage(model: nn.Module) -> Report:
-    """Return the report of a model given to `compile`, filled with the graphs compiled so far.
-
-    Raises: ModelError if the model was not compiled by qgraph.
-    """
-    report = getattr(model, "_qgraph_report", None)
-    if not isinstance(report, Report):
-        raise ModelError(
-            f"this {type(model).__name__} was not compiled by qgraph",
-            "call qgraph.compile(model) first",
-        )
-    return report
-
-
 def make_backend(
     policy: Policy, report: Report, outline: Outline | None = None, *, codegen: bool = True
 ) -> Backend:
@@ -129,19 +163,30 @@ def make_backend(
     Each policy has a backend object of its own because Dynamo guards on the object: a hook in
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
-    frames: Counter[object] = Counter()
+    times: Counter[object] = Counter()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        compiling = CompileContext.current_compile_id()
-        frames[frame := getattr(compiling, "frame_id", None)] += 1
-        if frames[frame] == dynamo_config.recompile_limit:
+        _guard_modules(module)
+        frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
+        part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
+        times[part] += 1
+        if times[part] == dynamo_config.recompile_limit:
             warnings.warn(
-                f"one frame was compiled {frames[frame]} times, Dynamo's recompile_limit: further input "
-                "shapes run without quantization; pass dynamic=True or raise the limit",
+                f"one part of the model was compiled {times[part]} times, Dynamo's recompile_limit: if "
+                "its inputs change again it runs without quantization; pass dynamic=True to "
+                "qgraph.compile, or raise torch._dynamo.config.recompile_limit",
                 QGraphWarning,
                 stacklevel=2,
             )
-        rewriting = _Rewrite(policy, report, _parameter_indices(inputs), outline)
+        if outline is not None:
+            report.not_captured -= {outline.weights.get(id(value), "") for value in inputs}
+        rewriting = _Rewrite(
+            policy=policy,
+            report=report,
+            parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
+            outline=outline,
+            frame=frame,
+        )
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)
         # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
@@ -169,6 +214,22 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
         )
     report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
     return make_backend(policy, report)(module, inputs)
+
+
+def _guard_modules(module: GraphModule) -> None:
+    """Make Dynamo compile this frame anew for each module it is called on.
+
+    After a graph break, blocks of one class would share the first block's graph, and with it what
+    the policy decided for that block.
+    """
+    for node in module.graph.find_nodes(op="placeholder"):
+        source, owner = getattr(node, "_dynamo_source", None), None
+        while source is not None:
+            if type(source).__name__.endswith("NNModuleSource"):
+                owner = source.base
+            source = getattr(source, "base", None)
+        if owner is not None:
+            install_guard(owner.make_guard(GuardBuilder.ID_MATCH))
 
 
 def _run_op_by_op(
@@ -199,37 +260,27 @@ def _run_op_by_op(
     return compiled
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Rewrite(CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
-    def __init__(
-        self, policy: Policy, report: Report, parameters: frozenset[int], outline: Outline | None
-    ) -> None:
-        self.policy, self.report, self.parameters, self.outline = (
-            policy,
-            report,
-            parameters,
-            outline,
-        )
+    policy: Policy
+    report: Report
+    parameters: frozenset[int]  # positions among the graph's inputs
+    outline: Outline | None
+    frame: int | None  # Dynamo's number of the code that was captured
 
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
         facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.outline)
-        if self.outline is not None:
-            check_blocks(self.policy, find_sites(graph, facts))
         plans = rewrite(graph, self.policy, facts)
-        self.report.add(plans)
+        self.report.add(plans, self.frame)
         self.report.pass_seconds += time.perf_counter() - start
-        trains = any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes)
-        if (
-            trains
-            and plans
-            and self.policy.quantizes
-            and not any(p.status == "quantized" for p in plans)
-        ):
+        # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
+        left = {plan.reason for plan in plans if plan.status in ("unmatched", "unsupported")}
+        if left and self.policy.quantizes and not self.report.quantized:
             warnings.warn(
-                f"policy {self.policy.name}: none of the {len(plans)} products of this graph is quantized: "
-                f"{plans[0].reason}",
+                f"policy {self.policy.name}: nothing is quantized so far: {'; '.join(sorted(left))}",
                 QGraphWarning,
                 stacklevel=2,
             )
@@ -247,10 +298,6 @@ def graph_facts(
         sites = find_sites(graph, GraphFacts(parameters=names))
         return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
     return GraphFacts(parameters=names, blocks=outline.blocks, modules=outline.modules)
-
-
-def _parameter_indices(inputs: Sequence[Any]) -> frozenset[int]:
-    return frozenset(i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter))
 
 
 def _input_index(node: torch.fx.Node) -> int | None:

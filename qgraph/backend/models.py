@@ -73,7 +73,9 @@ def load_config(name: str) -> Any:
             _source(name), local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name}: {_first_line(error)}", _choices()) from error
+        missing = "neither a directory here nor in the local hub cache"
+        reason = _first_line(error) if Path(name).is_dir() else missing
+        raise ModelError(f"{name}: {reason}", _choices()) from error
 
 
 def _source(name: str) -> str:

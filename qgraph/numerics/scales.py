@@ -81,19 +81,19 @@ def full_precision(block_amax: Tensor, element: Element) -> tuple[Tensor, Tensor
     """Return (encode, decode) factors of float32 scaling.
 
     Floats: encode = max/amax, decode = 1/encode. Integers: decode = amax/max, and elements are
-    divided by it (encode is then that divisor). amax 0 or infinity gives 1; for floats an
-    overflowing encode is FLT_MAX.
+    divided by it (encode is then that divisor). amax 0 gives 1. An infinity gives 1 for floats,
+    whose elements saturate, and makes an integer block NaN; an overflowing encode is FLT_MAX.
 
     Shapes: any -> the same.
     Dtypes: float32.
     Source: Transformer Engine `compute_scale_from_amax`; EfficientLLMs, section 3, for integers.
     """
-    usable = (block_amax != 0) & ~block_amax.isinf()
     if isinstance(element, FloatFormat):
+        usable = (block_amax != 0) & ~block_amax.isinf()
         encode = torch.where(usable, _divide(element.max, block_amax).clamp(max=FLT_MAX), 1.0)
         return encode, _divide(1.0, encode)
-    decode = torch.where(usable, block_amax / torch.full_like(block_amax, element.max), 1.0)
-    decode = torch.where(decode == 0, 1.0, decode)  # amax / max underflowed
+    decode = block_amax / torch.full_like(block_amax, element.max)
+    decode = torch.where(decode == 0, 1.0, decode)  # amax 0, or amax / max underflowed
     return decode, decode
 
 

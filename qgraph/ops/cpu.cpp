@@ -107,8 +107,8 @@ void make_scales(const uint32_t* amax, float* encode, float* decode, int64_t n, 
       const float a = float_of(amax[i]);
       const bool usable = a != 0.0f && amax[i] != 0x7f800000u;
       if (f.is_int) {
-        const float d = usable ? a / f.max : 1.0f;
-        encode[i] = decode[i] = d == 0.0f ? 1.0f : d;
+        const float d = a / f.max;
+        encode[i] = decode[i] = d == 0.0f ? 1.0f : d;  // an infinity makes its block NaN
       } else {
         const float e = f.max / a;
         encode[i] = usable ? (e > kFloatMax ? kFloatMax : e) : 1.0f;

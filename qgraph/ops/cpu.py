@@ -30,7 +30,7 @@ _FLAGS = (
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
 _SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
-_DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def why_unavailable() -> str | None:
@@ -54,6 +54,8 @@ def fake_quant(
 ) -> Tensor:
     """See `qgraph.numerics.fake_quant`; `known_amax` saves the pass that finds the largest magnitude."""
     check_axis(x, axis)
+    if x.dtype == torch.float16:  # float32 inside, and one rounding at the end: the same values
+        return fake_quant(x.float(), fmt, axis, noise, known_amax).to(x.dtype)
     x = x.contiguous()
     out = torch.empty_like(x)
     if not x.numel():
@@ -85,6 +87,9 @@ def fake_quant(
 
 def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> tuple[Tensor, int]:
     """See `qgraph.numerics.hadamard`; also returns the bits of the largest magnitude."""
+    if x.dtype == torch.float16:
+        rotated = hadamard(x.float(), signs, axis, rounding)[0].to(x.dtype)
+        return rotated, amax(rotated.float())
     x = x.contiguous()
     axis %= x.dim()
     n, size = len(signs), x.shape[axis]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
 
     Raises: PolicyError where names, operands or transforms do not fit together.
     """
+    if not re.fullmatch(r"[^./\\][^/\\]*", file.name) or not file.name.isprintable():
+        # `qgraph train` names folders after policies.
+        fix = "leave out slashes and a leading dot, as in my-nvfp4"
+        raise document.fault(("name",), f"'{file.name}' is no name for a policy", fix)
     names = _Names(
         formats={name: _format(name, e, document) for name, e in file.formats.items()},
         transforms={name: _transform(name, e, document) for name, e in file.transforms.items()},

@@ -6,6 +6,7 @@ import sys
 import warnings
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback
 
 from qgraph.backend.jit import QGraphWarning, coverage
@@ -33,6 +34,13 @@ class CoverageCallback(TrainerCallback):
             return
         self._done = True
         report = coverage(_unwrap(kwargs["model"]))
+        if report.not_captured and report.entries:
+            warnings.warn(
+                f"{len(report.not_captured)} weights are in no captured graph and are not quantized: "
+                f"{', '.join(sorted(report.not_captured)[:5])}",
+                QGraphWarning,
+                stacklevel=2,
+            )
         if not report.entries:
             warnings.warn(
                 "a training step ran and qgraph saw none of its products: nothing is quantized",
@@ -52,6 +60,6 @@ class CoverageCallback(TrainerCallback):
 
 
 def _unwrap(model: Any) -> Any:
-    while hasattr(model, "module") and not hasattr(model, "_qgraph_report"):
+    while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model

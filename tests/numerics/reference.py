@@ -86,11 +86,10 @@ def block_values(
         encode = np.minimum(F32(1) / (stored * (F32(1) / whole.encode)), FLT_MAX)
         return (to_grid(x * encode, element, noise) * stored) * whole.decode
     if scale == "fp32":
-        unusable = amax == 0 or np.isinf(amax)
         if element.startswith("int"):
-            divisor = F32(1) if unusable else amax / top
-            divisor = F32(1) if divisor == 0 else divisor
+            divisor = F32(1) if amax / top == 0 else amax / top
             return to_grid(x / divisor, element, noise) * divisor
+        unusable = amax == 0 or np.isinf(amax)
         factor = F32(1) if unusable else np.minimum(top / amax, FLT_MAX)
         return to_grid(x * factor, element, noise) * (F32(1) / factor)
     power = F32(np.nan)

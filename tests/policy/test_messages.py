@@ -32,6 +32,11 @@ def _match(entry: str) -> str:
 
 # What is said: the file, then place, key and problem after `p.yaml:`, then the fix.
 CASES = {
+    "a name that is a path": (
+        "qgraph: 1\nname: ../evil\nrules:\n  - {keep: high}\n",
+        "2:7: name: '../evil' is no name for a policy",
+        "leave out slashes and a leading dot, as in my-nvfp4",
+    ),
     "empty file": (
         "",
         "1:1: policy: the file is empty",

@@ -1,0 +1,171 @@
+"""Ways a model could train in high precision without anyone knowing, and how each is told."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qgraph
+from qgraph.errors import ModelError, PolicyError
+from qgraph.passes import report_json, report_text
+from qgraph.policy import Policy, load_policy_text
+
+KEEP_LAST = """
+qgraph: 1
+name: keep-last
+formats:
+  f: {element: e2m1, block: [1, 16], scale: ue8m0}
+rules:
+  - {match: {last_blocks: 2}, keep: high}
+  - match: {op: linear}
+    fprop: {input: f, weight: f}
+"""
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.up(x))
+
+
+class Broken(nn.Module):
+    """Blocks with a graph break between them, so that Dynamo compiles each block on its own."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block() for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            torch._dynamo.graph_break()
+        return x.sum()
+
+
+class PartlyEager(nn.Module):
+    """One linear that Dynamo sees and one that it is told not to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.hidden = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _eagerly(self, x: Any) -> Any:
+        return self.hidden(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sum(self._eagerly(self.seen(x).relu()))
+
+
+def policy() -> Policy:
+    return load_policy_text(KEEP_LAST, "p.yaml")
+
+
+@pytest.mark.parametrize("count", [4, 12])  # 12: more than Dynamo's recompile limit
+@pytest.mark.filterwarnings("error::qgraph.QGraphWarning")
+def test_blocks_compiled_apart_each_get_their_own_rules(count: int) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, x = Broken(count), torch.randn(16, 32)
+    qgraph.compile(model, policy(), codegen=False)
+    for _ in range(2):
+        model(x).backward()
+    forward = {e.module: e.status for e in qgraph.coverage(model).entries if e.role == "fprop"}
+    assert forward == {
+        f"layers.{i}.up": "kept" if i >= count - 2 else "quantized" for i in range(count)
+    }
+    assert not qgraph.coverage(model).not_captured
+
+
+def test_a_weight_in_no_graph_is_named() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(PartlyEager(), "int8", codegen=False)
+    model(torch.randn(16, 32)).backward()
+    report = qgraph.coverage(model)
+    assert report.not_captured == {"hidden.weight"}
+    assert "1 weights are in no captured graph" in report_text(report)
+    assert report_json(report)["not_captured"] == ["hidden.weight"]
+
+
+def test_a_copy_does_not_say_it_is_compiled() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(Block(), "int8", codegen=False)
+    model(torch.randn(16, 32)).sum().backward()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ModelError, match=r"was not compiled by qgraph \(copies are not\)"):
+            qgraph.coverage(other)
+    assert qgraph.coverage(model).quantized
+
+
+def test_compiling_again_with_something_else_is_noticed() -> None:
+    model = qgraph.compile(Block(), "int8", codegen=False)
+    model.compile(backend="eager")
+    with pytest.raises(ModelError, match=r"compiled by something else after qgraph\.compile"):
+        qgraph.coverage(model)
+
+
+def test_a_block_that_is_not_there_is_told_before_any_call() -> None:
+    text = KEEP_LAST.replace("last_blocks: 2", "blocks: [7]")
+    with pytest.raises(
+        PolicyError, match=r"block 7 is out of range\n  fix: this model has 4 blocks"
+    ):
+        qgraph.compile(Broken(4), load_policy_text(text, "p.yaml"))
+
+
+def test_shapes_past_the_recompile_limit_are_warned_of() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(Block(), "int8", codegen=False, dynamic=False)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        model(torch.randn(16, 32))
+        with pytest.warns(qgraph.QGraphWarning, match="if its inputs change again it runs without"):
+            model(torch.randn(32, 32))
+
+
+def test_an_infinite_gradient_stays_visible_in_int8() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(Block(), "int8", codegen=False)
+    gradient = torch.zeros(16, 32)
+    gradient[3, 5] = torch.inf
+    model(torch.randn(16, 32)).backward(gradient)
+    assert model.up.weight.grad is not None
+    assert not bool(model.up.weight.grad.isfinite().all())
+
+
+def test_half_precision_uses_the_kernels_and_the_same_values() -> None:
+    x = torch.randn(32, 48, generator=torch.Generator().manual_seed(0)).half()
+    from qgraph import numerics, ops
+    from qgraph.formats import parse_format
+
+    text = "e2m1/1x16/e4m3/fp32"
+    assert torch.equal(ops.fake_quant(x, text, -1), numerics.fake_quant(x, parse_format(text), -1))
+    turned = numerics.hadamard(x, numerics.TE_SIGNS, -2, "bf16")
+    assert torch.equal(ops.hadamard(x, numerics.TE_SIGNS, -2, "bf16"), turned)
+    found = ops.rotate_quant(x, numerics.TE_SIGNS, "bf16", text, -2)
+    assert torch.equal(found, numerics.fake_quant(turned, parse_format(text), -2))
+
+
+def test_two_graphs_of_one_module_keep_their_own_rows() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Parameter(torch.randn(32, 32)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x @ self.first
+            torch._dynamo.graph_break()
+            return (x @ self.second).sum()
+
+    torch._dynamo.reset()
+    model = qgraph.compile(Twice(), "int8", codegen=False)
+    model(torch.randn(16, 32)).backward()
+    roles = Counter(entry.role for entry in qgraph.coverage(model).entries)
+    assert roles == {"fprop": 2, "wgrad": 2, "dgrad": 1}
