@@ -2,7 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# The CPU build is small and enough everywhere; set TORCH to choose another build of torch 2.13.
+# The tested version; set TORCH to choose another build of it, such as one for your GPU.
 TORCH ?= torch==2.13.0
 DEMO := demo-out
 
@@ -18,7 +18,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy qgraph tests
 
-# torch comes first: asked for as a range, pip may choose a build for GPUs that are not here.
+# torch comes first and exactly: from a range, pip takes the newest.
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

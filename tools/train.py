@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -56,6 +56,8 @@ def train(
         settings = Settings(
             steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16
         )
+        if as_json:  # the coverage tables are for people; stdout is for the JSON alone
+            stack.enter_context(redirect_stdout(sys.stderr))
         runs = train_each(model, policies, ids, settings, step)
         step("timing both, alternating")
         rows = Windows(ids, length)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,19 @@ def test_check_reads_a_policy_without_torch() -> None:
     found = json.loads(run("check", "nvfp4", "--json").out)
     assert found["fingerprint"] == load_policy("nvfp4").fingerprint()
     assert found["stochastic"] is True
+
+
+def test_a_model_in_the_hub_cache_is_found_by_its_id(tmp_path: Path) -> None:
+    made = load_model("preset:tiny-llama")
+    place = tmp_path / "hub" / "models--someone--tiny"
+    made.save_pretrained(place / "snapshots" / "0123abc")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0123abc")
+    # The cache's place is read when the hub library is imported: a process of its own.
+    code = "from qgraph.backend.models import load_model; print(type(load_model('someone/tiny')).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")},
+    )  # fmt: skip
+    assert done.stdout.strip() == "LlamaForCausalLM", done.stderr

@@ -1,0 +1,72 @@
+"""qgraph train and bench, from the command line to what they print and write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+
+from tests.tools.command import run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    hf.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("She sells sea shells by the sea shore. " * 300)
+    out = tmp_path / "out"
+    result = run(
+        "train", str(model), "--policy", "nvfp4_naive", "--text", str(tmp_path / "text"), "--out", str(out),
+        "--steps", "6", "--batch", "4", "--length", "32", "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    found = json.loads(result.out)  # nothing but the JSON is on stdout
+    assert found == json.loads((out / "losses.json").read_text())
+    assert set(found) == {
+        "model", "policy", "baseline", "steps", "tokens_per_step", "losses", "held_out", "gap_percent",
+        "step_ratio",
+    }  # fmt: skip
+    assert found["losses"]["nvfp4_naive"] != found["losses"]["high"]
+    low, high = (found["held_out"][name] for name in ("nvfp4_naive", "high"))
+    assert found["gap_percent"] == pytest.approx(100 * (low - high) / high)
+    assert "policy nvfp4_naive: 21 of 26 products quantized" in result.err
+    assert {path.name for path in out.iterdir()} == {
+        "high",
+        "loss.png",
+        "losses.json",
+        "nvfp4_naive",
+    }
+    before = load_file(model / "model.safetensors")
+    for name in ("high", "nvfp4_naive"):
+        after = load_file(out / name / "model.safetensors")
+        assert set(after) == set(before)
+        assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+
+
+def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
+    result = run(
+        "bench", "--model", str(model), "--policy", "int8", "--batch", "2", "--length", "32", "--rounds", "3",
+        "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["policy"] == "int8"
+    assert len(found["plain"]["steps_s"]) == len(found["qgraph"]["steps_s"]) == 3
+    assert found["ratios"]["step"] == pytest.approx(
+        found["qgraph"]["median_step_s"] / found["plain"]["median_step_s"]
+    )
+    assert found["plain"]["first_call_s"] > found["plain"]["median_step_s"]
+    assert 0 < found["pass_share"] < 0.5
