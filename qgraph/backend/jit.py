@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
@@ -34,7 +34,8 @@ from qgraph.policy import Policy, check_blocks, load_policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
-_COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, Any]] = WeakKeyDictionary()
+# The compiled call refers to its model, so only a weak reference to it lets the model go.
+_COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, ref[Any]]] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
 
@@ -103,7 +104,7 @@ def compile(
         not_captured=set(outline.weights.values()),
     )
     _compile_in_place(model, make_backend(chosen, report, outline, codegen=codegen), options)
-    _COMPILED[model] = (report, model._compiled_call_impl)
+    _COMPILED[model] = (report, ref(model._compiled_call_impl))
     return model
 
 
@@ -113,13 +114,14 @@ def coverage(model: nn.Module) -> Report:
     Raises: ModelError if the model was not compiled by qgraph, or no longer is: a copy or an
         unpickled model is not compiled, and `model.compile()` replaces what qgraph did.
     """
-    report, call = _COMPILED.get(model, (None, None))
-    if report is None:
+    known = _COMPILED.get(model)
+    if known is None:
         raise ModelError(
             f"this {type(model).__name__} was not compiled by qgraph (copies are not)",
             "call qgraph.compile(model) first",
         )
-    if model._compiled_call_impl is not call:
+    report, call = known
+    if model._compiled_call_impl is not call():
         raise ModelError(
             f"this {type(model).__name__} was compiled by something else after qgraph.compile",
             "call qgraph.compile(model) last",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -104,6 +106,16 @@ def test_a_copy_does_not_say_it_is_compiled() -> None:
         with pytest.raises(ModelError, match=r"was not compiled by qgraph \(copies are not\)"):
             qgraph.coverage(other)
     assert qgraph.coverage(model).quantized
+
+
+def test_a_compiled_model_is_freed_with_its_last_reference() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(Block(), "int8", codegen=False)
+    held = weakref.ref(model)
+    assert qgraph.coverage(model).graphs == 0
+    del model
+    gc.collect()
+    assert held() is None
 
 
 def test_compiling_again_with_something_else_is_noticed() -> None:
