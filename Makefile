@@ -16,6 +16,7 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy qgraph tests
 
 # torch comes first and exactly: from a range, pip takes the newest.
