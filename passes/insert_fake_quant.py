@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.passes.edit import add_node, wrap_operand
 from qgraph.passes.plan import Plan
+from qgraph.policy import OperandPolicy
 
 
 def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
@@ -26,12 +27,10 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
         ):
             if wanted.format is None:
                 continue
-            block = wanted.format.block
             noise: tuple[object, ...] = ()
             if wanted.rounding == "stochastic":
                 noise = (seed, 2 * plan.site.number + index)
-            # Rounded to nearest, a square tile or a whole tensor is the same along either axis.
-            free = not noise and block.across == block.along
+            free = axis_is_free(wanted)
             text = str(wanted.format)
 
             def call(
@@ -42,6 +41,16 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
                 return add_node(graph, ops.fake_quant, args, like=plan.site.node)
 
             wrap_operand(graph, plan.site.node, operand, call)
+
+
+def axis_is_free(wanted: OperandPolicy) -> bool:
+    """Whether an operand is the same quantized along either axis, so that one copy serves both.
+
+    So it is for a square tile or a whole tensor, rounded to nearest and not rotated.
+    """
+    if wanted.format is None or wanted.transform or wanted.rounding == "stochastic":
+        return False
+    return wanted.format.block.across == wanted.format.block.along
 
 
 def _insert_seed(graph: Graph) -> Node:

@@ -9,6 +9,7 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.errors import GraphError
 from qgraph.passes.edit import below_permutes
+from qgraph.passes.insert_fake_quant import axis_is_free
 from qgraph.passes.insert_hadamard import signs_of
 from qgraph.passes.plan import Plan
 from qgraph.passes.sites import Operand
@@ -42,9 +43,7 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
             f"{where} reads {' '.join(map(str, found)) or 'a tensor in high precision'}, "
             f"the plan says {' '.join(map(str, expected)) or 'high'}"
         )
-    block = policy.format.block if policy.format else None
-    free = block is not None and policy.transform is None and block.across == block.along
-    if expected and not free and axis != order[operand.axis] - len(order):
+    if expected and not axis_is_free(policy) and axis != order[operand.axis] - len(order):
         raise GraphError(
             f"{where} is quantized along axis {axis}, not the one the product sums over"
         )

@@ -68,6 +68,14 @@ def test_every_package_is_installed() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
 
 
+def test_every_file_that_is_not_python_is_installed() -> None:
+    home = ROOT / "qgraph"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["qgraph"]
+    shipped = {file for pattern in patterns for file in home.glob(pattern)}
+    here = {f for f in home.rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")}
+    assert here == shipped
+
+
 @pytest.mark.parametrize("name", ["passes", "tools"])
 def test_links_lead_to_the_top_level_folders(name: str) -> None:
     link = ROOT / "qgraph" / name

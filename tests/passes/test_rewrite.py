@@ -132,6 +132,18 @@ def test_ragged_sizes_are_noted_or_kept() -> None:
     assert not calls(found.graph, ops.fake_quant)
 
 
+def test_a_rotated_square_tile_is_quantized_along_its_rotation() -> None:
+    rules = """
+  - match: {op: linear}
+    wgrad: {input: {format: tile, transform: rht}, grad_output: {format: tile, transform: rht}}
+"""
+    found = captured(Blocks(), (16, 32))
+    rewrite(found.graph, policy(rules), found.facts)
+    rotated = calls(found.graph, ops.rotate_quant)
+    assert len(rotated) == 10
+    assert {node.args[4] for node in rotated} == {-2}  # along the tokens
+
+
 def test_inserted_nodes_belong_to_the_half_of_their_product() -> None:
     found = captured(Blocks(), (16, 32))
     rewrite(found.graph, policy(ALL), found.facts)
