@@ -276,7 +276,7 @@ def _compact(text: str) -> str:
 
 
 def _template(entry: Entry) -> str:
-    """Return the module's path with its block's number left open, and without its last part."""
+    """Return the module's path with its block's number left open."""
     path = entry.module
     if entry.block is not None:
         path = re.sub(rf"\.{entry.block}(?=\.|$)", ".{}", f".{path}", count=1)[1:]

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from qgraph.backend.aot import capture
-from qgraph.backend.jit import PolicyLike, as_policy, compile
+from qgraph.backend.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering
 from qgraph.passes import Report, find_sites, graph_text, rewrite
@@ -75,7 +75,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     captured = capture(model, example_inputs)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
-    report = Report(policy=policy, lowering=describe_lowering(_device(model)))
+    report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
     report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
     # A model of nothing but products qgraph cannot quantize yet is reported; this is about the rules.
     found = {entry.status for entry in report.entries}
@@ -98,7 +98,3 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
         graph_after=graph_text(captured.graph, captured.facts.modules),
         inputs={k: list(v.shape) for k, v in example_inputs.items() if isinstance(v, Tensor)},
     )
-
-
-def _device(model: nn.Module) -> str:
-    return next((p.device.type for p in model.parameters()), "cpu")

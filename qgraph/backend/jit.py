@@ -100,7 +100,7 @@ def compile(
     check_blocks(chosen, [_Layer.at(name, outline.blocks) for name in outline.modules.values()])
     report = Report(
         policy=chosen,
-        lowering=describe_lowering(_device_of(model)),
+        lowering=describe_lowering(device_of(model)),
         not_captured=set(outline.weights.values()),
     )
     _compile_in_place(model, make_backend(chosen, report, outline, codegen=codegen), options)
@@ -306,7 +306,8 @@ def _input_index(node: torch.fx.Node) -> int | None:
     return getattr(node.meta.get("desc"), "idx", None)
 
 
-def _device_of(model: nn.Module) -> str:
+def device_of(model: nn.Module) -> str:
+    """Return the type of device a model is on, `cpu` if it has no parameters."""
     return next((p.device.type for p in model.parameters()), "cpu")
 
 

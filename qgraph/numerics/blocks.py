@@ -110,19 +110,17 @@ def _round(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None) -> _Roun
         tiles.abs().amax((-3, -1), keepdim=True) if tiles.numel() else tiles[..., :1, :, :1]
     )
     amax = block_amax.amax() if block_amax.numel() else block_amax.new_zeros(())
+    if fmt.block.across is None:
+        block_amax = amax.expand_as(block_amax)  # one scale for the batch too
     tensor_scale = torch.ones((), device=x.device)
     if fmt.tensor_scale:
         factor, scale, tensor_scale = two_level(block_amax, amax, fmt.element)
         stored, scaled = scale.to(torch.float8_e4m3fn), tiles * factor
     elif fmt.scale == "fp32":
-        if fmt.block.across is None:
-            block_amax = amax.expand_as(block_amax)  # one scale for the batch too
         factor, scale = full_precision(block_amax, fmt.element)
         scaled = tiles * factor if isinstance(fmt.element, FloatFormat) else tiles / factor
         stored = scale
     else:
-        if fmt.block.across is None:
-            block_amax = amax.expand_as(block_amax)
         scale, stored = power_of_two(block_amax, fmt.element, ceil=fmt.scale == "ue8m0-rceil")
         scaled = tiles / scale
     bits = None
