@@ -20,16 +20,14 @@ from qgraph.policy import OperandPolicy
 
 def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
     """Insert a fake_quant before each operand that has a format."""
-    seed = _insert_seed(graph) if any(plan.stochastic for plan in plans) else None
+    seed = find_seed(graph, plans)
     for plan in plans:
         for index, (operand, wanted) in enumerate(
             zip(plan.site.operands, plan.operands, strict=False)
         ):
             if wanted.format is None:
                 continue
-            noise: tuple[object, ...] = ()
-            if wanted.rounding == "stochastic":
-                noise = (seed, 2 * plan.site.number + index)
+            noise = _tail(wanted, seed, 2 * plan.site.number + index)
             free = axis_is_free(wanted)
             text = str(wanted.format)
 
@@ -48,9 +46,26 @@ def axis_is_free(wanted: OperandPolicy) -> bool:
 
     So it is for a square tile or a whole tensor, rounded to nearest and not rotated.
     """
-    if wanted.format is None or wanted.transform or wanted.rounding == "stochastic":
+    if wanted.format is None or wanted.transform or wanted.random:
         return False
     return wanted.format.block.across == wanted.format.block.along
+
+
+def _tail(wanted: OperandPolicy, seed: Node | None, site: int) -> tuple[object, ...]:
+    """Return the arguments after the axis: seed, site and rounding, as far as they are needed."""
+    drawn = (seed, site) if wanted.random else (None, 0)
+    usual = "stochastic" if wanted.random else "nearest"
+    if str(wanted.rounding) != usual:
+        return (*drawn, str(wanted.rounding))
+    return drawn if wanted.random else ()
+
+
+def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:
+    """Return the node that draws the step's seed, added where a plan needs one; None without."""
+    if not any(plan.stochastic for plan in plans):
+        return None
+    found = next(iter(graph.find_nodes(op="call_function", target=ops.seed)), None)
+    return found or _insert_seed(graph)
 
 
 def _insert_seed(graph: Graph) -> Node:

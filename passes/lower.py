@@ -27,9 +27,9 @@ def lower(graph: Graph, plans: Sequence[Plan]) -> None:
             or len(rotation.users) > 1
         ):
             continue
-        source, signs, turned, rounding = rotation.args
-        if turned != axis:
+        source, signs, turned, output, *redrawn = rotation.args
+        if turned != axis or redrawn:
             continue
         node.target = ops.rotate_quant
-        node.args = (source, signs, rounding, text, axis, *noise)
+        node.args = (source, signs, output, text, axis, *noise)
         graph.erase_node(rotation)

@@ -32,8 +32,8 @@ class Plan:
 
     @property
     def stochastic(self) -> bool:
-        """Whether an operand is rounded stochastically."""
-        return any(operand.rounding == "stochastic" for operand in self.operands)
+        """Whether an operand takes random bits each step."""
+        return any(operand.random for operand in self.operands)
 
 
 def plan_sites(sites: Sequence[Site], policy: Policy) -> tuple[Plan, ...]:

@@ -108,7 +108,7 @@ def make_entry(plan: Plan) -> Entry:
             OperandEntry(
                 kind=operand.kind,
                 format=str(policy.format or "high"),
-                rounding=policy.rounding,
+                rounding=str(policy.rounding),
                 transform=policy.transform.name if policy.transform else "",
             )
             for operand, policy in zip(site.operands, wanted, strict=True)
@@ -265,7 +265,7 @@ def _operand_text(entry: Entry) -> str:
     words = []
     for operand in entry.operands:
         extra = [operand.transform] if operand.transform else []
-        extra += ["stochastic"] if operand.rounding == "stochastic" else []
+        extra += [operand.rounding] if operand.rounding != "nearest" else []
         words.append(" ".join([operand.kind, _compact(operand.format), *extra]))
     return ", ".join(words)
 

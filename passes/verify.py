@@ -37,7 +37,7 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
     base, order = below_permutes(source)
     *found, axis = _describe(base)
-    expected = _expect(policy)
+    expected = _expect(policy, plan.site.number)
     if found != expected:
         raise GraphError(
             f"{where} reads {' '.join(map(str, found)) or 'a tensor in high precision'}, "
@@ -49,23 +49,43 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
         )
 
 
-def _expect(policy: OperandPolicy) -> list[object]:
+def _expect(policy: OperandPolicy, number: int) -> list[object]:
     turned = policy.transform
-    expected: list[object] = [signs_of(turned), turned.output] if turned else []
-    return expected if policy.format is None else [*expected, str(policy.format), policy.rounding]
+    expected: list[object] = []
+    if turned:
+        expected = [signs_of(turned, number), turned.output]
+        expected += ["redrawn"] if turned.signs == "step" else []
+    if policy.format is None:
+        return expected
+    drawn = policy.rounding.random or policy.format.scale.random
+    return [*expected, str(policy.format), _rounding(str(policy.rounding), drawn)]
 
 
 def _describe(node: Node) -> tuple[object, ...]:
     """Return what `node` does to its argument, in the order of `_expect`, and its axis last."""
     if node.target is ops.hadamard:
-        _, signs, axis, rounding = node.args
-        return (signs, rounding, axis)
+        _, signs, axis, output, *redrawn = node.args
+        return (signs, output, *(["redrawn"] if redrawn else []), axis)
     if node.target is ops.rotate_quant:
-        _, signs, rounding, text, axis, *noise = node.args
-        return (signs, rounding, text, "stochastic" if noise else "nearest", axis)
+        _, signs, output, text, axis, *tail = node.args
+        return (signs, output, text, _rounding_of(tail), axis)
     if node.target is ops.fake_quant:
-        _, text, axis, *noise = node.args
+        _, text, axis, *tail = node.args
         source = argument_node(node, 0)
         below = _describe(source)[:-1] if source.target is ops.hadamard else ()
-        return (*below, text, "stochastic" if noise else "nearest", axis)
+        return (*below, text, _rounding_of(tail), axis)
     return (None,)
+
+
+def _rounding_of(tail: Sequence[object]) -> str:
+    """Return the rounding that the arguments after the axis ask for."""
+    seed = tail[0] if tail else None
+    rounding = tail[2] if len(tail) > 2 else None
+    usual = "nearest" if seed is None else "stochastic"
+    return _rounding(str(rounding or usual), seed is not None)
+
+
+def _rounding(mode: str, drawn: bool) -> str:
+    if mode.startswith("stochastic") == drawn:
+        return mode
+    return f"{mode} with random scales" if drawn else f"{mode} without random bits"

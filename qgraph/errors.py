@@ -11,6 +11,7 @@ class QGraphError(Exception):
     def __init__(self, problem: str, fix: str | None = None) -> None:
         """Join the problem and, on a second line, what to do about it."""
         super().__init__(problem if fix is None else f"{problem}\n  fix: {fix}")
+        self.problem, self.fix = problem, fix or ""
 
 
 class FormatError(QGraphError, ValueError):
@@ -51,4 +52,4 @@ class PolicyError(QGraphError, ValueError):
     def __init__(self, place: Place | str, key: str, problem: str, fix: str) -> None:
         """Say where, which key, what is wrong, and what to write instead."""
         super().__init__(f"{place}: {key}: {problem}", fix)
-        self.place, self.key, self.problem, self.fix = place, key, problem, fix
+        self.place, self.key, self.problem, self.fix = place, key, problem, fix  # without the place

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from qgraph.formats.rounding import NEAREST
 from qgraph.policy import load_policy
 from qgraph.tools.screen import print_json
 
@@ -39,7 +40,7 @@ def check(
             words = []
             for kind, operand in operands.items():
                 extra = [operand.transform.name] if operand.transform else []
-                extra += ["stochastic"] if operand.rounding == "stochastic" else []
+                extra += [str(operand.rounding)] if operand.rounding != NEAREST else []
                 words.append(
                     f"{kind} {operand.format or 'high'}"
                     + (f" ({', '.join(extra)})" if extra else "")

@@ -1,21 +1,43 @@
 """Numbers as data: element and block formats. Nothing here imports torch."""
 
-from qgraph.formats.block import Block, BlockFormat, check_format, make_block, parse_format
-from qgraph.formats.catalog import E2M1, E4M3, E5M2, ELEMENTS, find_element
-from qgraph.formats.element import Element, FloatFormat, IntFormat
+from qgraph.formats.block import Block, BlockFormat, Dialect, make_block
+from qgraph.formats.catalog import E2M1, E4M3, E5M2, ELEMENTS
+from qgraph.formats.element import Codebook, Element, FloatFormat, IntFormat
+from qgraph.formats.fits import check_format
+from qgraph.formats.gradient import Gradient, parse_gradient
+from qgraph.formats.names import find_element, make_element, make_float, make_list
+from qgraph.formats.rounding import ROUNDINGS, Rounding, parse_rounding
+from qgraph.formats.scale import SCALE_ROUNDINGS, Range, Scale, make_range, make_scale
+from qgraph.formats.text import make_format, parse_format
 
 __all__ = [
     "E2M1",
     "E4M3",
     "E5M2",
     "ELEMENTS",
+    "ROUNDINGS",
+    "SCALE_ROUNDINGS",
     "Block",
     "BlockFormat",
+    "Codebook",
+    "Dialect",
     "Element",
     "FloatFormat",
+    "Gradient",
     "IntFormat",
+    "Range",
+    "Rounding",
+    "Scale",
     "check_format",
     "find_element",
     "make_block",
+    "make_element",
+    "make_float",
+    "make_format",
+    "make_list",
+    "make_range",
+    "make_scale",
     "parse_format",
+    "parse_gradient",
+    "parse_rounding",
 ]

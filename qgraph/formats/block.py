@@ -1,25 +1,27 @@
-"""Block formats: an element format, the block that shares a scale, and the scale's own format.
+"""Block formats: an element format, the block that shares a scale, and how the scale is found.
 
 A block format has a text form, used in policies, printed graphs and reports:
 
-    element/block/scale[/tensor_scale]      e2m1/1x16/e4m3/fp32
-                                            e4m3/1x32/ue8m0-rceil
-                                            int8/row/fp32
+    element/block/scale[-rounding][:range][/tensor scale][@dialect]
+
+    e2m1/1x16/e4m3/fp32            NVFP4               e4m3/1x32/ue8m0-rceil    MXFP8
+    e2m1/1x16/e4m3:4over6/fp32     four over six       int16/tensor/ue8m0-floor dynamic fixed point
+    e2m1/1x16/e4m3/fp32@modelopt   another dialect     int8/row/fp32:p99.9      a percentile
+    e8m3/tensor/none               a plain cast
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from qgraph.errors import FormatError
-from qgraph.formats.catalog import find_element
-from qgraph.formats.element import Element, FloatFormat
+from qgraph.formats.element import Element, IntFormat
+from qgraph.formats.scale import Scale
 
-ScaleFormat = Literal["e4m3", "ue8m0-rceil", "ue8m0-floor", "fp32"]
-SCALES: tuple[ScaleFormat, ...] = ("e4m3", "ue8m0-rceil", "ue8m0-floor", "fp32")
+TensorScale = Literal["none", "fp32", "fp32-row"]
+Dialect = Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Block:
 
     `along` counts elements along the axis the product sums over, `across` along the other
     axis; None means the whole axis. `1x16` is along=16, across=1; `row` is along=None,
-    across=1; `tensor` is both None.
+    across=1; `column` is across=None, along=1; `tensor` is both None.
     """
 
     across: int | None
@@ -37,36 +39,49 @@ class Block:
     def __str__(self) -> str:
         if self.along is None:
             return "tensor" if self.across is None else "row"
-        return f"{self.across}x{self.along}"
+        return "column" if self.across is None else f"{self.across}x{self.along}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockFormat:
     """How a tensor is stored in few bits: codes of `element`, one scale per `block`.
 
-    `tensor_scale` adds one fp32 scale for the whole tensor, above the block scales.
+    `tensor_scale` adds a second fp32 scale above the block scales: one for the whole tensor, or
+    one for each row. `dialect` says whose rules find the scales, where implementations differ.
     """
 
     element: Element
     block: Block
-    scale: ScaleFormat
-    tensor_scale: bool
+    scale: Scale
+    tensor_scale: TensorScale = "none"
+    dialect: Dialect = "te"
 
     def __str__(self) -> str:
-        tail = "/fp32" if self.tensor_scale else ""
-        return f"{self.element.name}/{self.block}/{self.scale}{tail}"
+        text = f"{self.element.name}/{self.block}/{self.scale}"
+        text += "" if self.tensor_scale == "none" else f"/{self.tensor_scale}"
+        return text if self.dialect == "te" else f"{text}@{self.dialect}"
+
+    @property
+    def two_level(self) -> bool:
+        """Whether there is a second scale above the block scales."""
+        return self.tensor_scale != "none"
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether each block has a zero point."""
+        return isinstance(self.element, IntFormat) and self.element.range == "asymmetric"
 
     @property
     def bits_per_element(self) -> float:
-        """Storage per element, in bits, the tensor scale and per-row scales not counted."""
+        """Storage per element, in bits, the tensor scale and scales of whole axes not counted."""
         if self.block.along is None or self.block.across is None:
             return float(self.element.bits)
-        scale_bits = 32 if self.scale == "fp32" else 8
+        scale_bits = self.scale.bits * (2 if self.asymmetric else 1)
         return self.element.bits + scale_bits / (self.block.across * self.block.along)
 
 
 def make_block(text: str) -> Block:
-    """Read a block: `tensor`, `row`, or `ACROSSxALONG` such as `1x16`.
+    """Read a block: `tensor`, `row`, `column`, or `ACROSSxALONG` such as `1x16`.
 
     Raises: FormatError if the text is none of these, or a side is not 1 to 1024.
     """
@@ -74,56 +89,15 @@ def make_block(text: str) -> Block:
         return Block(across=None, along=None)
     if text == "row":
         return Block(across=1, along=None)
+    if text == "column":
+        return Block(across=None, along=1)
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise FormatError(f"unknown block '{text}'", "write tensor, row, or a tile such as 1x16")
+        fix = "write tensor, row, column, or a tile such as 1x16"
+        raise FormatError(f"unknown block '{text}'", fix)
     across, along = int(found[1]), int(found[2])
-    if not (1 <= across <= 1024 and 2 <= along <= 1024):
+    if not (1 <= across <= 1024 and 1 <= along <= 1024) or across * along == 1:
         raise FormatError(
-            f"block '{text}' is out of range", "write 1 to 1024 by 2 to 1024 elements, as in 1x16"
+            f"block '{text}' is out of range", "write 1 to 1024 by 1 to 1024 elements, as in 1x16"
         )
     return Block(across=across, along=along)
-
-
-def check_format(fmt: BlockFormat) -> BlockFormat:
-    """Return `fmt` if its parts fit together.
-
-    Raises: FormatError if the tensor scale has no e4m3 block scale below it, or the other way round.
-    """
-    if fmt.tensor_scale != (fmt.scale == "e4m3"):
-        raise FormatError(
-            f"'{fmt}': an e4m3 block scale and a tensor scale go together",
-            "write scale: e4m3 with tensor_scale: fp32, or another scale and no tensor_scale",
-        )
-    if fmt.tensor_scale and not (isinstance(fmt.element, FloatFormat) and fmt.block.along):
-        raise FormatError(
-            f"'{fmt}': two-level scales need a floating-point element and a tile",
-            "write block: [1, 16] and an element such as e2m1",
-        )
-    return fmt
-
-
-@functools.cache
-def parse_format(text: str) -> BlockFormat:
-    """Read the text form of a block format.
-
-    Raises: FormatError naming the part that is wrong and the legal ones.
-    """
-    parts = text.split("/")
-    if len(parts) not in (3, 4):
-        raise FormatError(
-            f"unknown format '{text}'", "write element/block/scale, as in e2m1/1x16/e4m3/fp32"
-        )
-    scale = next((s for s in SCALES if s == parts[2]), None)
-    if scale is None:
-        raise FormatError(f"unknown scale '{parts[2]}'", f"use one of: {', '.join(SCALES)}")
-    if parts[3:] not in ([], ["fp32"]):
-        raise FormatError(f"unknown tensor scale '{parts[3]}'", "write fp32 or leave it out")
-    return check_format(
-        BlockFormat(
-            element=find_element(parts[0]),
-            block=make_block(parts[1]),
-            scale=scale,
-            tensor_scale=len(parts) == 4,
-        )
-    )

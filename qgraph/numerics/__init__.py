@@ -1,11 +1,13 @@
 """Pure tensor functions: the definitions of qgraph's arithmetic."""
 
-from qgraph.numerics.blocks import Noise, dequantize, fake_quant, quantize
+from qgraph.numerics.blocks import REFERENCE, Noise
 from qgraph.numerics.cast import decode, encode, round_to
-from qgraph.numerics.hadamard import TE_SIGNS, hadamard
-from qgraph.numerics.noise import philox, random_bytes
+from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
+from qgraph.numerics.noise import philox, random_bits
+from qgraph.numerics.quantize import dequantize, fake_quant, quantize
 
 __all__ = [
+    "REFERENCE",
     "TE_SIGNS",
     "Noise",
     "decode",
@@ -15,6 +17,7 @@ __all__ = [
     "hadamard",
     "philox",
     "quantize",
-    "random_bytes",
+    "random_bits",
+    "random_signs",
     "round_to",
 ]

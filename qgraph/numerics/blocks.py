@@ -1,160 +1,218 @@
-"""Quantizing a tensor: the definitions every kernel is held to, bit for bit."""
+"""The scales of a tensor's blocks, and rounding under them: the steps every format takes.
+
+The range of each block, its scale, the codes. `Kernels` are the two steps that touch every
+element; a faster pair gives the same bits.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from qgraph.errors import ShapeError
-from qgraph.formats import Block, BlockFormat, FloatFormat
-from qgraph.numerics.cast import decode, encode, round_to
-from qgraph.numerics.noise import random_bytes
-from qgraph.numerics.scales import e8m0_value, full_precision, power_of_two, two_level
+from qgraph.formats import Block, BlockFormat, Rounding
+from qgraph.formats.rounding import NEAREST
+from qgraph.numerics import dialects, ranges
+from qgraph.numerics.cast import round_to
+from qgraph.numerics.noise import random_bits
+from qgraph.numerics.scales import Scales, find_scales, zero_point
+from qgraph.numerics.tiles import cut, from_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Where stochastic rounding takes its bits: see `random_bytes`."""
+    """Where random bits come from: see `random_bits`."""
 
     seed: int
     site: int
 
+    @property
+    def of_scales(self) -> Noise:
+        """The bits that scales are rounded with: a site of their own."""
+        return replace(self, site=self.site | 1 << 31)
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Rounded:
-    values: Tensor  # [..., M/A, A, K/B, B], on the element's grid
-    scale: Tensor  # [..., M/A, 1, K/B, 1] float32: what a code is worth, the tensor scale left out
-    stored: Tensor  # the scale as kept beside the codes
-    tensor_scale: Tensor  # [] float32
+class Kernels:
+    """The two steps that read and write every element.
 
-
-def fake_quant(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None = None) -> Tensor:
-    """Quantize `x` and dequantize it again: `x` on the grid of `fmt`.
-
-    Blocks lie along `axis`, the one a product sums over; a ragged last block is a shorter
-    block. Rounding is to nearest, ties to even, or stochastic when `noise` is given.
-
-    Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same.
-    Dtypes: float32 or bfloat16 -> the same; arithmetic in float32, one rounding to x's dtype.
-    Raises: ShapeError if x has fewer than two axes or `axis` is not one of the last two.
-    Source: the rules of `qgraph.numerics.scales`.
+    `largest(x, block, axis)`: see `block_amax`. `round(x, fmt, scales, axis, rounding, noise, codes)`:
+    see `round_blocks`.
     """
-    rounded = _round(x, fmt, axis, noise)
-    values = rounded.values * rounded.scale
-    if fmt.tensor_scale:
-        values = values * rounded.tensor_scale
-    return _from_tiles(values, x.shape, axis).to(x.dtype).contiguous()
+
+    largest: Callable[[Tensor, Block, int], Tensor]
+    round: Callable[[Tensor, BlockFormat, Scales, int, Rounding, Noise | None, bool], Tensor]
 
 
-def quantize(
-    x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the bits hardware would store: (codes, scales, tensor scale).
+def block_amax(x: Tensor, block: Block, axis: int) -> Tensor:
+    """Return the largest magnitude of each block of `x`; NaN is the largest of all.
 
-    `axis` is moved last and both axes are padded with zeros to whole blocks. Codes of at most
-    4 bits are packed two to a byte, the even index in the low half.
-
-    Shapes: x [..., M, K] -> codes [..., M', K'] (or K'/2), scales [..., M'/A, K'/B], [].
-    Dtypes: uint8 codes; scales float8_e4m3fn, uint8 (E8M0) or float32; tensor scale float32.
-    Raises: ShapeError as `fake_quant`.
+    Shapes: x [..., M, K] (K the size of `axis`) -> [..., M/A, 1, K/B, 1].
+    Dtypes: float32.
     """
-    rounded = _round(x, fmt, axis, noise)
-    codes = encode(rounded.values, fmt.element).flatten(-2, -1).flatten(-3, -2)  # [..., M', K']
-    if fmt.element.bits <= 4:
-        if codes.shape[-1] % 2:
-            codes = torch.nn.functional.pad(codes, (0, 1))
-        codes = (codes[..., 0::2] & 15) | ((codes[..., 1::2] & 15) << 4)
-    stored = rounded.stored.squeeze(-1).squeeze(-2)
-    return codes.contiguous(), stored.contiguous(), rounded.tensor_scale
+    return ranges.absmax(cut(x.movedim(axis, -1), block))
 
 
-def dequantize(
-    codes: Tensor,
-    scales: Tensor,
-    tensor_scale: Tensor,
+def round_blocks(
+    x: Tensor,
     fmt: BlockFormat,
-    shape: torch.Size,
+    scales: Scales,
     axis: int,
-    dtype: torch.dtype,
+    rounding: Rounding,
+    noise: Noise | None,
+    codes: bool,
 ) -> Tensor:
-    """Return the values `quantize` stored, as `fake_quant` would give them.
+    """Scale each element of `x`, round it to a code, and return what the code is worth.
 
-    Shapes: as `quantize` returns them -> `shape`.
-    Dtypes: -> `dtype`.
+    With `codes` return the codes themselves, as numbers on the element's grid.
+
+    Shapes: x [..., M, K], scales [..., M/A, 1, K/B, 1] -> as x.
+    Dtypes: float32.
     """
-    if fmt.element.bits <= 4:
-        codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2, -1)
-    scale = scales.float() if scales.dtype != torch.uint8 else e8m0_value(scales)
-    values = _to_tiles(decode(codes, fmt.element), scale)
-    values = values * scale[..., :, None, :, None]
-    if fmt.tensor_scale:
-        values = values * tensor_scale
-    return _from_tiles(values, shape, axis).to(dtype).contiguous()
-
-
-def check_axis(x: Tensor, axis: int) -> None:
-    """Raise ShapeError if x has fewer than two axes or `axis` is not one of the last two."""
-    if x.dim() < 2 or axis not in (-1, -2, x.dim() - 1, x.dim() - 2):
-        raise ShapeError(
-            f"quantization runs along one of the last two axes, not axis {axis} of {x.dim()}"
-        )
-
-
-def _round(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None) -> _Rounded:
-    check_axis(x, axis)
-    rows = x.float().movedim(axis, -1)  # [..., M, K]
-    tiles = _cut(rows, fmt.block)  # [..., M/A, A, K/B, B]
-    block_amax = (
-        tiles.abs().amax((-3, -1), keepdim=True) if tiles.numel() else tiles[..., :1, :, :1]
-    )
-    amax = block_amax.amax() if block_amax.numel() else block_amax.new_zeros(())
-    if fmt.block.across is None:
-        block_amax = amax.expand_as(block_amax)  # one scale for the batch too
-    tensor_scale = torch.ones((), device=x.device)
-    if fmt.tensor_scale:
-        factor, scale, tensor_scale = two_level(block_amax, amax, fmt.element)
-        stored, scaled = scale.to(torch.float8_e4m3fn), tiles * factor
-    elif fmt.scale == "fp32":
-        factor, scale = full_precision(block_amax, fmt.element)
-        scaled = tiles * factor if isinstance(fmt.element, FloatFormat) else tiles / factor
-        stored = scale
-    else:
-        scale, stored = power_of_two(block_amax, fmt.element, ceil=fmt.scale == "ue8m0-rceil")
-        scaled = tiles / scale
+    tiles = cut(x.movedim(axis, -1), fmt.block)
+    scaled = tiles / scales.encode if scales.divides else tiles * scales.encode
+    if scales.zero is not None:
+        scaled = scaled - scales.zero
+    if scales.plus_zero:
+        scaled = scaled + 0.0
     bits = None
-    if noise is not None:
-        bits = random_bytes(x.shape, axis, noise.seed, noise.site, x.device).movedim(axis, -1)
-        bits = _cut(bits, fmt.block)
-    return _Rounded(
-        values=round_to(scaled, fmt.element, bits),
-        scale=scale,
-        stored=stored,
-        tensor_scale=tensor_scale,
-    )
+    if rounding.random and noise is not None:
+        bits = random_bits(x.shape, axis, noise.seed, noise.site, x.device, rounding.bits)
+        bits = cut(bits.movedim(axis, -1), fmt.block)
+    values = round_to(scaled, fmt.element, bits, rounding)
+    if not codes:
+        values = values if scales.zero is None else values + scales.zero
+        values = values * scales.decode
+        values = values if scales.outer is None else values * scales.outer
+        values = values + 0.0 if scales.plus_zero else values
+    return from_tiles(values, x.shape, axis)
 
 
-def _cut(rows: Tensor, block: Block) -> Tensor:
-    """Cut [..., M, K] into tiles [..., M/A, A, K/B, B], padding with zeros."""
-    size, width = rows.shape[-2:]
-    across, along = block.across or max(size, 1), block.along or max(width, 1)
-    padded = torch.nn.functional.pad(rows, (0, -width % along, 0, -size % across))
-    tiles: Tensor = padded.unflatten(-1, (-1, along)).unflatten(-3, (-1, across))
-    return tiles
+REFERENCE = Kernels(largest=block_amax, round=round_blocks)
 
 
-def _to_tiles(rows: Tensor, scale: Tensor) -> Tensor:
-    """Cut padded rows [..., M', K'] so that `scale` [..., M'/A, K'/B] fits."""
-    high, wide = scale.shape[-2:]
-    across, along = rows.shape[-2] // max(high, 1), rows.shape[-1] // max(wide, 1)
-    rows = rows[..., : along * wide]
-    tiles: Tensor = rows.unflatten(-1, (wide, along)).unflatten(-3, (high, across))
-    return tiles
+def block_scales(
+    x: Tensor,
+    fmt: BlockFormat,
+    axis: int,
+    noise: Noise | None,
+    kernels: Kernels,
+    amax: Tensor | None = None,
+) -> Scales:
+    """Return the scales of the blocks of `x`, [..., M/A, 1, K/B, 1]."""
+    if fmt.asymmetric:
+        return _asymmetric(cut(x.movedim(axis, -1), fmt.block, edges=True), fmt)
+    span = _range(x, fmt, axis, kernels, amax)
+    if fmt.tensor_scale == "fp32-row":
+        whole = span.amax(-2, keepdim=True) if span.numel() else span.sum(-2, keepdim=True)
+    else:
+        whole = span.amax() if span.numel() else span.new_zeros(())
+    if str(fmt.block) == "tensor":
+        span = whole.expand_as(span)  # one scale for the batch too
+    shares = ranges.shares_of(fmt.scale.range)
+    bits = _scale_bits(span, fmt, noise)
+    best = _find(span, whole, fmt, bits, shares[0])
+    if fmt.scale.rounding == "eden":
+        return _corrected(x, fmt, best, axis, bits, kernels)
+    if len(shares) == 1:
+        return best
+    tiles = cut(x.movedim(axis, -1), fmt.block)
+    error = _error(x, tiles, fmt, best, whole, axis, kernels)
+    for share in shares[1:]:
+        tried = _find(span, whole, fmt, bits, share)
+        again = _error(x, tiles, fmt, tried, whole, axis, kernels)
+        better = again < error
+        error = torch.where(better, again, error)
+        best = replace(
+            best,
+            encode=torch.where(better, tried.encode, best.encode),
+            decode=torch.where(better, tried.decode, best.decode),
+            stored=torch.where(better, tried.stored, best.stored),
+        )
+    return best
 
 
-def _from_tiles(tiles: Tensor, shape: torch.Size, axis: int) -> Tensor:
-    """Undo `_cut`: drop the padding, put the axis back."""
-    rows = tiles.flatten(-2, -1).flatten(-3, -2)
-    moved = torch.empty(shape, device="meta").movedim(axis, -1).shape
-    return rows[..., : moved[-2], : moved[-1]].movedim(-1, axis)
+def _find(
+    span: Tensor, whole: Tensor, fmt: BlockFormat, bits: Tensor | None, share: float
+) -> Scales:
+    if fmt.dialect != "te":
+        return dialects.RULES[fmt.dialect](span, whole, fmt, share)
+    return find_scales(span, whole, fmt, bits, share)
+
+
+def _scale_bits(span: Tensor, fmt: BlockFormat, noise: Noise | None) -> Tensor | None:
+    """Return the random bits that scales are rounded with, if they are."""
+    if not fmt.scale.random:
+        return None
+    assert noise is not None, "a stochastic scale needs random bits"
+    own = noise.of_scales
+    width = dialects.EDEN_ROUNDING.bits if fmt.scale.rounding == "eden" else 8
+    return random_bits(span.shape, -2, own.seed, own.site, span.device, width)
+
+
+def _corrected(
+    x: Tensor, fmt: BlockFormat, scales: Scales, axis: int, bits: Tensor | None, kernels: Kernels
+) -> Scales:
+    """Return the scales after EDEN's correction; codes are those of the scales before."""
+    assert bits is not None, "EDEN rounds scales with random bits"
+    codes = kernels.round(x, fmt, scales, axis, NEAREST, None, True)
+    tiles, coded = (cut(part.movedim(axis, -1), fmt.block) for part in (x, codes))
+    stored = dialects.eden(tiles / scales.encode, coded, scales.stored, bits)
+    return replace(scales, decode=stored, stored=stored)
+
+
+def _range(x: Tensor, fmt: BlockFormat, axis: int, kernels: Kernels, amax: Tensor | None) -> Tensor:
+    range = fmt.scale.range
+    if range.kind in ("absmax", "mse", "4over6", "4over6_mse"):
+        return kernels.largest(x, fmt.block, axis)
+    rows = x.movedim(axis, -1)
+    tiles = cut(rows, fmt.block)
+    if range.kind == "fixed" or not tiles.numel():
+        return ranges.fixed(tiles, range.value)
+    if range.kind == "delayed":
+        assert amax is not None, "a delayed range comes from the steps before"
+        return amax.to(x.dtype).expand_as(tiles[..., :1, :, :1])
+    if str(fmt.block) == "tensor":  # the batch is in one block
+        tiles = tiles.reshape(1, -1, 1, tiles.shape[-1])
+    size, width = tiles.shape[-4:-2].numel(), tiles.shape[-2:].numel()
+    if str(fmt.block) != "tensor":
+        size, width = rows.shape[-2:]
+    sizes = ranges.block_sizes(size, width, tiles.shape[-3], tiles.shape[-1], x.device)
+    if range.kind in ("std", "rms"):
+        return ranges.spread(tiles, sizes, centered=range.kind == "std")
+    return ranges.percentile(tiles, sizes, range.value)
+
+
+def _asymmetric(tiles: Tensor, fmt: BlockFormat) -> Scales:
+    if not tiles.numel():
+        low = high = tiles[..., :1, :, :1]
+    else:
+        low, high = tiles.amin((-3, -1), keepdim=True), tiles.amax((-3, -1), keepdim=True)
+        if str(fmt.block) == "tensor":
+            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+    return zero_point(low, high, fmt.element)
+
+
+def _error(
+    x: Tensor,
+    tiles: Tensor,
+    fmt: BlockFormat,
+    scales: Scales,
+    whole: Tensor,
+    axis: int,
+    kernels: Kernels,
+) -> Tensor:
+    """Return the error of each block under `scales`, as the format's range counts it."""
+    kind = fmt.scale.range.kind
+    as_te = kind != "mse" and fmt.two_level and fmt.dialect == "te"
+    values = kernels.round(x, fmt, scales, axis, NEAREST, None, as_te)
+    values = cut(values.movedim(axis, -1), fmt.block)
+    if kind == "mse":
+        return ranges.squared_error(tiles, values)
+    if as_te:  # its order of operations differs from that of dequantizing
+        bound = torch.full_like(whole, fmt.element.max * fmt.scale.range.value)
+        values = values * scales.stored * whole / bound
+    squared = kind == "4over6_mse" or fmt.dialect == "quartet2"
+    return ranges.ordered_error(tiles, values, squared=squared)

@@ -7,12 +7,20 @@ import math
 import torch
 from torch import Tensor
 
+from qgraph.numerics.noise import philox
+
 # Signs of the 16-point rotation, one for all layers and runs.
 # Source: Transformer Engine 2, `transformer_engine/pytorch/tensor/nvfp4_tensor.py`.
 TE_SIGNS = "+++-+------+-+--"
 
 
-def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
+def random_signs(count: int, seed: int, site: int) -> str:
+    """Return `count` signs as text, from the lowest bits of Philox words keyed by (seed, site)."""
+    words = philox(torch.arange(-(-count // 4)), seed, site).flatten()[:count]
+    return "".join("-" if word & 1 else "+" for word in words.tolist())
+
+
+def hadamard(x: Tensor, signs: str, axis: int, output: str) -> Tensor:
     """Rotate each chunk of n = len(signs) elements along `axis`: chunk · diag(signs) · H / sqrt(n).
 
     H is the Sylvester matrix. A ragged last chunk is padded with zeros, so the axis grows
@@ -21,7 +29,7 @@ def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
     operands of a product along the axis it sums over leaves the product unchanged.
 
     Shapes: x [..., K, ...] -> [..., n·ceil(K/n), ...].
-    Dtypes: float32 or bfloat16 -> the same; `rounding` is `bf16` (values rounded to bfloat16) or
+    Dtypes: float32 or bfloat16 -> the same; `output` is `bf16` (values rounded to bfloat16) or
     `fp32` (left as they are).
     Source: Pretraining LLMs with NVFP4 (arXiv 2509.25149), appendix C; Transformer Engine 2.
     """
@@ -37,6 +45,6 @@ def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
         chunks = torch.stack([low + high, low - high], -2).flatten(-3, -1)
         distance *= 2
     rotated: Tensor = (chunks * torch.tensor(1 / math.sqrt(n), dtype=torch.float32)).flatten(-2, -1)
-    if rounding == "bf16":
+    if output == "bf16":
         rotated = rotated.to(torch.bfloat16)
     return rotated.movedim(-1, axis).to(x.dtype).contiguous()

@@ -8,7 +8,6 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-CHUNK = 16  # elements served by one counter value: 4 words of 32 bits, 8 bits an element
 
 
 def philox(counter: Tensor, seed: int, site: int) -> Tensor:
@@ -35,22 +34,26 @@ def philox(counter: Tensor, seed: int, site: int) -> Tensor:
     return torch.stack(words, -1)
 
 
-def random_bytes(
-    shape: torch.Size, axis: int, seed: int, site: int, device: torch.device
+def random_bits(
+    shape: torch.Size, axis: int, seed: int, site: int, device: torch.device, bits: int = 8
 ) -> Tensor:
-    """Return 8 random bits for each element of a tensor of `shape`.
+    """Return `bits` random bits for each element of a tensor of `shape`.
 
-    With `axis` moved last, each row is cut into chunks of 16; chunk number c, counted
-    row by row, reads the 16 bytes of counter c, low byte of the first word first.
+    Each element takes a byte, or two bytes for more than 8 bits, and keeps its highest bits. With
+    `axis` moved last, each row is cut into chunks of 16 bytes; chunk number c, counted row by row,
+    reads the bytes of counter c, the low ones of the first word first.
 
     Shapes: -> `shape`.
-    Dtypes: int64, values 0 to 255.
+    Dtypes: int64, values 0 to 2**bits - 1.
     """
+    width = 8 if bits <= 8 else 16
+    served = 128 // width  # elements a counter value serves
     rows = torch.empty(shape, device="meta").movedim(axis, -1).shape
     size = rows[-1]
-    chunks = -(-size // CHUNK)
+    chunks = -(-size // served)
     count = rows[:-1].numel() * chunks
     words = philox(torch.arange(count, device=device), seed, site)  # [count, 4]
-    shifts = torch.arange(0, 32, 8, device=device)
-    octets = (words[..., None] >> shifts) & 0xFF  # [count, 4, 4]
-    return octets.reshape(*rows[:-1], chunks * CHUNK)[..., :size].movedim(-1, axis)
+    shifts = torch.arange(0, 32, width, device=device)
+    fields = (words[..., None] >> shifts) & ((1 << width) - 1)  # [count, 4, 32 / width]
+    drawn = fields >> (width - bits)
+    return drawn.reshape(*rows[:-1], chunks * served)[..., :size].movedim(-1, axis)

@@ -403,9 +403,228 @@ uint32_t rotate(const void* input, void* output, int64_t outer, int64_t size, in
   return result;
 }
 
+// ---- any format: scales come from outside, and the rounding is chosen at run time ------------------
+
+// What qgraph/numerics/cast.py says of an element; kind 0 float, 1 integer, 2 codebook.
+struct Element {
+  int kind, mantissa, min_exponent, mode, bits, subnormals, saturates, ieee, one_zero, divides, plus_zero;
+  float min, max, unit;
+  int count;
+  const float *values, *limits;
+};
+
+enum Mode : int {
+  kNearest, kAway, kZero, kOdd, kTruncate, kUp, kDown, kToOdd, kStochastic, kEqual
+};
+
+inline bool goes_away(float steps, float low, bool odd, bool negative, const Element& e, float noise) {
+  const float fraction = steps - low;
+  switch (e.mode) {
+    case kNearest: return fraction > 0.5f || (fraction == 0.5f && odd);
+    case kAway: return fraction >= 0.5f;
+    case kZero: return fraction > 0.5f;
+    case kOdd: return fraction > 0.5f || (fraction == 0.5f && !odd);
+    case kTruncate: return false;
+    case kUp: return fraction > 0.0f && !negative;
+    case kDown: return fraction > 0.0f && negative;
+    case kToOdd: return fraction > 0.0f && !odd;
+    case kStochastic: return steps + noise >= low + 1.0f;
+    default: return fraction > 0.0f && noise >= 0.5f;
+  }
+}
+
+inline float sign_from(float size, float sign) {
+  return float_of((bits_of(size) & 0x7fffffffu) | (bits_of(sign) & 0x80000000u));
+}
+
+inline float look_up(float x, const Element& e, float noise) {
+  if (x != x) return x;
+  int low = int(std::upper_bound(e.values, e.values + e.count, x) - e.values) - 1;
+  low = std::min(std::max(low, 0), e.count - 2);
+  const bool negative = x < 0.0f && e.values[low + 1] <= 0.0f;
+  const int near = low + negative, far = low + !negative;
+  const float start = e.values[near], end = e.values[far];
+  if (negative ? x <= end : x >= end) return end;
+  if (negative ? x >= start : x <= start) return start;
+  float fraction;
+  if (e.mode <= kOdd) {
+    const float limit = e.limits[low];
+    fraction = x == limit ? 0.5f : (negative ? x < limit : x > limit) ? 0.75f : 0.25f;
+  } else {
+    fraction = (x - start) / (end - start);
+    fraction = std::min(std::max(fraction, 1.401298464324817e-45f), 1.0f - 0x1p-24f);
+  }
+  return goes_away(fraction, 0.0f, near & 1, negative, e, noise) ? end : start;
+}
+
+inline float round_any(float x, const Element& e, float noise) {
+  if (e.kind == 2) return look_up(x, e, noise);
+  if (e.unit != 1.0f) x = x / e.unit;
+  float bounded = x;
+  if (e.saturates) bounded = x < e.min ? e.min : x > e.max ? e.max : x;
+  else if (e.min == 0.0f) bounded = x < 0.0f ? 0.0f : x;
+  float a = float_of(bits_of(bounded) & 0x7fffffffu);
+  a = a > kFloatMax ? kFloatMax : a;
+  float step = 1.0f;
+  int field = -1;
+  if (e.kind == 0) {
+    int exponent = int(bits_of(a) >> 23);
+    if (exponent == 0 && a > 0.0f) exponent = std::ilogb(a) + 127;
+    const bool below = exponent < e.min_exponent;
+    const int normal = below ? e.min_exponent : exponent;
+    const int power = normal - (below && !e.subnormals ? 0 : e.mantissa);
+    step = power > 0 ? float_of(uint32_t(power) << 23) : float_of(0x00800000u >> (1 - power));
+    if (e.mantissa == 0) field = below ? 0 : normal - e.min_exponent + 1;
+  }
+  const float steps = a / step, low = std::floor(steps);
+  const bool odd = field < 0 ? (a == a && (int64_t(low) & 1)) : (field & 1);
+  float size = a == a ? (low + float(goes_away(steps, low, odd, x < 0.0f, e, noise))) * step : a;
+  if (!e.saturates && (size > e.max || std::isinf(x))) {
+    const bool stays = std::isfinite(x) && (e.mode == kTruncate || (e.mode == kUp && x < 0.0f) ||
+                                            (e.mode == kDown && x > 0.0f));
+    size = stays ? e.max : e.ieee ? INFINITY : NAN;
+  }
+  float result = sign_from(size, bounded);
+  if (e.saturates) result = result < e.min ? e.min : result > e.max ? e.max : result;
+  if (e.one_zero && result == 0.0f) result = 0.0f;
+  return e.unit != 1.0f ? result * e.unit : result;
+}
+
+// [matrices, rows, size] with blocks of across x along; `by_column` says that in memory size comes
+// before rows. Scales are [matrices, row blocks, blocks].
+struct Grid {
+  int64_t matrices, rows, size, across, along;
+  int by_column;
+  int64_t row_blocks() const { return (rows + across - 1) / across; }
+  int64_t blocks() const { return (size + along - 1) / along; }
+};
+
+constexpr int64_t kStrip = 256;  // rows worked on together in the column layout
+
+void block_amax(const float* x, float* out, const Grid& g) {
+  const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
+  const bool serial = g.matrices * g.rows * g.size < kSerial;
+#pragma omp parallel for collapse(2) if (!serial)
+  for (int64_t m = 0; m < g.matrices; ++m)
+    for (int64_t b = 0; b < row_blocks; ++b) {
+      std::vector<uint32_t> top(blocks, 0);
+      const int64_t r0 = b * g.across, r1 = std::min(r0 + g.across, g.rows);
+      const float* base = x + m * g.rows * g.size;
+      for (int64_t r = r0; r < r1; ++r)
+        for (int64_t j = 0; j < blocks; ++j) {
+          const int64_t k1 = std::min((j + 1) * g.along, g.size);
+          uint32_t t = top[j];
+          for (int64_t k = j * g.along; k < k1; ++k) {
+            const uint32_t v = bits_of(g.by_column ? base[k * g.rows + r] : base[r * g.size + k]) & 0x7fffffffu;
+            t = t > v ? t : v;
+          }
+          top[j] = t;
+        }
+      float* to = out + (m * row_blocks + b) * blocks;
+      for (int64_t j = 0; j < blocks; ++j) to[j] = float_of(top[j]);
+    }
+}
+
+// The same with rows side by side in memory: the loop over them is the inner one.
+void block_amax_columns(const float* x, float* out, const Grid& g) {
+  const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
+  const bool serial = g.matrices * g.rows * g.size < kSerial;
+#pragma omp parallel for collapse(2) if (!serial)
+  for (int64_t m = 0; m < g.matrices; ++m)
+    for (int64_t j = 0; j < blocks; ++j) {
+      std::vector<uint32_t> top(g.rows, 0);
+      const int64_t k1 = std::min((j + 1) * g.along, g.size);
+      for (int64_t k = j * g.along; k < k1; ++k) {
+        const float* row = x + (m * g.size + k) * g.rows;
+        for (int64_t r = 0; r < g.rows; ++r) {
+          const uint32_t v = bits_of(row[r]) & 0x7fffffffu;
+          top[r] = top[r] > v ? top[r] : v;
+        }
+      }
+      for (int64_t b = 0; b < row_blocks; ++b) {
+        const int64_t r1 = std::min((b + 1) * g.across, g.rows);
+        const uint32_t t = *std::max_element(top.data() + b * g.across, top.data() + r1);
+        out[(m * row_blocks + b) * blocks + j] = float_of(t);
+      }
+    }
+}
+
+// What of a block's scales there is; a null pointer is left out.
+struct BlockScales {
+  const float *encode, *zero, *decode, *whole;
+};
+
+inline float one(float v, const BlockScales& s, int64_t i, const Element& e, float noise) {
+  float q = e.divides ? v / s.encode[i] : v * s.encode[i];
+  if (s.zero) q = q - s.zero[i];
+  if (e.plus_zero) q = q + 0.0f;
+  q = round_any(q, e, noise);
+  if (!s.decode) return q;
+  if (s.zero) q = q + s.zero[i];
+  q = q * s.decode[i];
+  if (s.whole) q = q * s.whole[i];
+  return e.plus_zero ? q + 0.0f : q;
+}
+
+void round_blocks(const float* x, float* y, const Grid& g, const BlockScales& s, const Element& e, int random,
+                  uint32_t seed, uint32_t site) {
+  const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
+  const int width = e.bits <= 8 ? 8 : 16;
+  const int64_t served = 128 / width, chunks = (g.size + served - 1) / served;
+  const int64_t strip = g.by_column ? std::min(kStrip, g.rows) : 1, strips = (g.rows + strip - 1) / strip;
+  const bool serial = g.matrices * g.rows * g.size < kSerial;
+  const float share = 1.0f / float(1 << e.bits);
+  const int64_t r_step = g.by_column ? 1 : g.size, k_step = g.by_column ? g.rows : 1;
+#pragma omp parallel if (!serial)
+  {
+    std::vector<uint32_t> words(4 * strip);
+    std::vector<float> noise(served * strip, 0.0f);
+    uint32_t* w = words.data();
+#pragma omp for collapse(2)
+    for (int64_t m = 0; m < g.matrices; ++m)
+      for (int64_t p = 0; p < strips; ++p) {
+        const int64_t r0 = p * strip, n = std::min(strip, g.rows - r0);
+        for (int64_t c = 0; c < chunks; ++c) {
+          if (random) {
+            philox(uint64_t(m * g.rows + r0) * chunks + c, chunks, n, seed, site, w, w + n, w + 2 * n, w + 3 * n);
+            const int per = 32 / width;
+            for (int64_t l = 0; l < served; ++l)
+              for (int64_t r = 0; r < n; ++r) {
+                const uint32_t field = (w[l / per * n + r] >> (width * (l % per))) & ((1u << width) - 1);
+                noise[l * n + r] = float(field >> (width - e.bits)) * share;
+              }
+          }
+          const int64_t k1 = std::min((c + 1) * served, g.size);
+          for (int64_t k = c * served; k < k1; ++k)
+            for (int64_t r = 0; r < n; ++r) {
+              const int64_t at = m * g.rows * g.size + (r0 + r) * r_step + k * k_step;
+              const int64_t block = (m * row_blocks + (r0 + r) / g.across) * blocks + k / g.along;
+              y[at] = one(x[at], s, block, e, random ? noise[(k - c * served) * n + r] : 0.0f);
+            }
+        }
+      }
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+void qgraph_block_amax(const float* x, float* out, int64_t matrices, int64_t rows, int64_t size, int64_t across,
+                       int64_t along, int by_column) {
+  const Grid g{matrices, rows, size, across, along, by_column};
+  by_column ? block_amax_columns(x, out, g) : block_amax(x, out, g);
+}
+
+void qgraph_round_blocks(const float* x, float* y, int64_t matrices, int64_t rows, int64_t size, int64_t across,
+                         int64_t along, int by_column, const float* encode, const float* zero, const float* decode,
+                         const float* whole, const int* facts, const float* limits, int count,
+                         const float* values, const float* turns, int random, uint32_t seed, uint32_t site) {
+  const Grid g{matrices, rows, size, across, along, by_column};
+  const Element e{facts[0], facts[1], facts[2], facts[3], facts[4], facts[5], facts[6], facts[7], facts[8],
+                  facts[9], facts[10], limits[0], limits[1], limits[2], count, values, turns};
+  round_blocks(x, y, g, {encode, zero, decode, whole}, e, random, seed, site);
+}
 
 uint32_t qgraph_amax(const void* x, int64_t n, int is_bf16) {
   return is_bf16 ? largest<BF16>(x, n) : largest<F32>(x, n);

@@ -20,16 +20,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qgraph.formats import BlockFormat, FloatFormat, IntFormat
+from qgraph.formats import (
+    ROUNDINGS,
+    Block,
+    BlockFormat,
+    Codebook,
+    Element,
+    FloatFormat,
+    IntFormat,
+    Rounding,
+)
 from qgraph.numerics import Noise
-from qgraph.numerics.blocks import check_axis
+from qgraph.numerics.blocks import Kernels
+from qgraph.numerics.scales import Scales
+from qgraph.numerics.tiles import check_axis
 
 _FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp",
     # Exact arithmetic: no fused multiply-add the definition does not have.
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
-_SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
+# The scales that the kernel of one pass computes itself.
+_FUSED_SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -49,10 +61,30 @@ def amax(x: Tensor) -> int:
     return int(_loaded().qgraph_amax(x.data_ptr(), x.numel(), x.dtype == torch.bfloat16))
 
 
+def fuses(fmt: BlockFormat, rounding: Rounding) -> bool:
+    """Whether one kernel finds scales and codes of `fmt`: the formats of the usual recipes."""
+    element = fmt.element
+    if isinstance(element, FloatFormat):
+        plain = element.signed and element.subnormals and element.saturate and element.unit == 1
+        plain = plain and element.specials != "fnuz" and element.mantissa_bits > 0
+        step = element.min_exponent - element.mantissa_bits
+        plain = plain and step > -126 and element.max_exponent - element.mantissa_bits < 104
+    else:
+        plain = (
+            isinstance(element, IntFormat) and element.range == "symmetric" and element.unit == 1
+        )
+    scaled = str(fmt.scale) in _FUSED_SCALES and fmt.two_level == (fmt.scale.name == "e4m3")
+    usual = fmt.dialect == "te" and fmt.tensor_scale != "fp32-row" and str(fmt.block) != "column"
+    return plain and scaled and usual and str(rounding) in ("nearest", "stochastic")
+
+
 def fake_quant(
     x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None, known_amax: int | None = None
 ) -> Tensor:
-    """See `qgraph.numerics.fake_quant`; `known_amax` saves the pass that finds the largest magnitude."""
+    """See `qgraph.numerics.fake_quant`, for formats that `fuses` names; nearest without noise.
+
+    `known_amax` saves the pass that finds the largest magnitude.
+    """
     check_axis(x, axis)
     if x.dtype == torch.float16:  # float32 inside, and one rounding at the end: the same values
         return fake_quant(x.float(), fmt, axis, noise, known_amax).to(x.dtype)
@@ -65,9 +97,9 @@ def fake_quant(
     outer = x.numel() // (size * inner)
     rows = x.shape[-2] if axis == x.dim() - 1 else 1  # a column (inner 1) is in memory one row
     block = fmt.block
-    whole = block.across is None
+    whole = str(block) == "tensor"
     if known_amax is None:
-        known_amax = amax(x) if whole or fmt.tensor_scale else 0
+        known_amax = amax(x) if whole or fmt.two_level else 0
     element = fmt.element
     mantissa, lowest = 0, 0
     if isinstance(element, FloatFormat):
@@ -76,7 +108,7 @@ def fake_quant(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
         outer, size, inner, rows, block.across or 1, block.along or size, whole,
         isinstance(element, IntFormat), mantissa, lowest, element.max,
-        _SCALES[fmt.scale], element.max_exponent,
+        _FUSED_SCALES[str(fmt.scale)], element.max_exponent,
         known_amax,
         noise is not None,
         noise.seed & 0xFFFFFFFF if noise else 0,
@@ -85,10 +117,93 @@ def fake_quant(
     return out
 
 
-def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> tuple[Tensor, int]:
+def block_amax(x: Tensor, block: Block, axis: int) -> Tensor:
+    """See `qgraph.numerics.blocks.block_amax`; x float32."""
+    grid, shape = _grid(x, block, axis)
+    out = torch.zeros(shape, dtype=torch.float32)
+    if x.numel():
+        x = x.contiguous()
+        _loaded().qgraph_block_amax(x.data_ptr(), out.data_ptr(), *grid)
+    return out
+
+
+def round_blocks(
+    x: Tensor,
+    fmt: BlockFormat,
+    scales: Scales,
+    axis: int,
+    rounding: Rounding,
+    noise: Noise | None,
+    codes: bool,
+) -> Tensor:
+    """See `qgraph.numerics.blocks.round_blocks`; x float32."""
+    grid, shape = _grid(x, fmt.block, axis)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out
+    parts = [scales.encode, scales.zero, scales.decode, scales.outer]
+    if codes:
+        parts[2] = parts[3] = None
+    spread = [None if part is None else part.expand(shape).contiguous() for part in parts]
+    element = fmt.element
+    values = getattr(element, "values", ())
+    _loaded().qgraph_round_blocks(
+        x.data_ptr(), out.data_ptr(), *grid,
+        *[None if part is None else part.data_ptr() for part in spread],
+        (ctypes.c_int * 11)(*_facts(element, rounding, scales)),
+        (ctypes.c_float * 3)(*_limits(element)),
+        len(values), _floats(values), _floats(getattr(element, "limits", ())),
+        rounding.random and noise is not None,
+        noise.seed & 0xFFFFFFFF if noise else 0,
+        noise.site & 0xFFFFFFFF if noise else 0,
+    )  # fmt: skip
+    return out
+
+
+KERNELS = Kernels(largest=block_amax, round=round_blocks)
+
+
+def _grid(x: Tensor, block: Block, axis: int) -> tuple[tuple[int, ...], torch.Size]:
+    """Return how the kernels see `x`, and the shape of its blocks' scales."""
+    check_axis(x, axis)
+    by_column = axis % x.dim() == x.dim() - 2
+    size, rows = x.shape[axis], x.shape[-1 if by_column else -2]
+    across, along = block.across or max(rows, 1), block.along or max(size, 1)
+    shape = torch.Size([*x.shape[:-2], -(-rows // across), 1, -(-size // along), 1])
+    return (math.prod(x.shape[:-2]), rows, size, across, along, int(by_column)), shape
+
+
+def _facts(element: Element, rounding: Rounding, scales: Scales) -> tuple[int, ...]:
+    """Return the whole numbers of `Element` in cpu.cpp, in its order."""
+    mode = list(ROUNDINGS).index(rounding.mode)
+    if isinstance(element, FloatFormat):
+        one_zero = element.specials == "fnuz" or not element.signed
+        return (
+            0, element.mantissa_bits, element.min_exponent + 127, mode, rounding.bits,
+            element.subnormals, element.saturate, element.specials == "ieee", one_zero,
+            scales.divides, scales.plus_zero,
+        )  # fmt: skip
+    kind = 2 if isinstance(element, Codebook) else 1
+    tail = (scales.divides, scales.plus_zero)
+    return (kind, 0, 0, mode, rounding.bits, True, True, False, False, *tail)
+
+
+def _limits(element: Element) -> tuple[float, float, float]:
+    if isinstance(element, Codebook):
+        return element.min, element.max, 1.0
+    return element.min / element.unit, element.max / element.unit, element.unit
+
+
+@functools.cache
+def _floats(values: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
+    return (ctypes.c_float * len(values))(*values)
+
+
+def hadamard(x: Tensor, signs: str, axis: int, output: str) -> tuple[Tensor, int]:
     """See `qgraph.numerics.hadamard`; also returns the bits of the largest magnitude."""
     if x.dtype == torch.float16:
-        rotated = hadamard(x.float(), signs, axis, rounding)[0].to(x.dtype)
+        rotated = hadamard(x.float(), signs, axis, output)[0].to(x.dtype)
         return rotated, amax(rotated.float())
     x = x.contiguous()
     axis %= x.dim()
@@ -100,7 +215,7 @@ def hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> tuple[Tensor, i
     inner = math.prod(x.shape[axis + 1 :])
     bits = _loaded().qgraph_hadamard(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
-        x.numel() // (size * inner), size, inner, n, _sign_array(signs), rounding == "bf16",
+        x.numel() // (size * inner), size, inner, n, _sign_array(signs), output == "bf16",
     )  # fmt: skip
     return out, int(bits)
 
@@ -157,6 +272,12 @@ def _library() -> ctypes.CDLL | str:
         ptr, ptr, i32, *[i64] * 6, *[i32] * 4, f32, i32, i32, u32, i32, u32, u32,
     )  # fmt: skip
     library.qgraph_fake_quant.restype = None
+    library.qgraph_block_amax.argtypes = [ptr, ptr, *[i64] * 5, i32]
+    library.qgraph_block_amax.restype = None
+    library.qgraph_round_blocks.argtypes = (
+        ptr, ptr, *[i64] * 5, i32, *[ptr] * 6, i32, ptr, ptr, i32, u32, u32,
+    )  # fmt: skip
+    library.qgraph_round_blocks.restype = None
     return library
 
 

@@ -1,15 +1,15 @@
 """The semantic ops a graph may hold. Importing this module registers them with torch.
 
     qgraph::seed() -> Tensor                        one random int64 a step, from torch's CPU generator
-    qgraph::hadamard(x, signs, axis, rounding)      block rotation along an axis
-    qgraph::fake_quant(x, format, axis, seed, site) quantize and dequantize
+    qgraph::hadamard(x, signs, axis, output, seed, site)      block rotation along an axis
+    qgraph::fake_quant(x, format, axis, seed, site, rounding) quantize and dequantize
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
     qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
 
-`format` is the text form of a block format; a seed of None means rounding to nearest, and a seed
-tensor makes rounding stochastic, with `site` telling one place in the graph from another. Each op
-is defined by the function of the same name in `qgraph.numerics`; on a CPU, `qgraph.ops.cpu`
-computes the same bits.
+`format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
+seed and to nearest without one; `site` tells one place in the graph from another. A seed of
+`hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
+`qgraph.numerics`; on a CPU, `qgraph.ops.cpu` computes the same bits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import Block, parse_format
+from qgraph.formats import Block, parse_format, parse_rounding
 from qgraph.numerics import Noise
+from qgraph.numerics.quantize import usual_rounding
 from qgraph.ops import cpu
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -37,25 +38,64 @@ def _seed_fake() -> Tensor:
     return torch.empty(1, dtype=torch.int64)
 
 
-def _hadamard(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
+def _hadamard(
+    x: Tensor, signs: str, axis: int, output: str, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
+    return _rotated(x, signs, axis, output, _noise(seed, site))[0]
+
+
+def _rotated(
+    x: Tensor, signs: str, axis: int, output: str, noise: Noise | None
+) -> tuple[Tensor, int | None]:
+    """Return the rotated tensor and, where a kernel finds it on the way, its largest magnitude."""
+    if noise is not None:
+        signs = numerics.random_signs(len(signs), noise.seed, noise.site)
     if cpu.supports(x):
-        return cpu.hadamard(x, signs, axis, rounding)[0]
-    return numerics.hadamard(x, signs, axis, rounding)
+        return cpu.hadamard(x, signs, axis, output)
+    return numerics.hadamard(x, signs, axis, output), None
 
 
-def _hadamard_fake(x: Tensor, signs: str, axis: int, rounding: str) -> Tensor:
+def _hadamard_fake(
+    x: Tensor, signs: str, axis: int, output: str, seed: Tensor | None = None, site: int = 0
+) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
 
 
 def _fake_quant(
-    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
+    rounding: str | None = None,
 ) -> Tensor:
-    chosen = cpu.fake_quant if cpu.supports(x) else numerics.fake_quant
-    return chosen(x, parse_format(format), axis, _noise(seed, site))
+    return _quantized(x, format, axis, _noise(seed, site), rounding)
+
+
+def _quantized(
+    x: Tensor,
+    format: str,
+    axis: int,
+    noise: Noise | None,
+    rounding: str | None,
+    known_amax: int | None = None,
+) -> Tensor:
+    fmt = parse_format(format)
+    mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+    if not cpu.supports(x):
+        return numerics.fake_quant(x, fmt, axis, noise, mode)
+    if cpu.fuses(fmt, mode):
+        return cpu.fake_quant(x, fmt, axis, noise if mode.random else None, known_amax)
+    return numerics.fake_quant(x, fmt, axis, noise, mode, cpu.KERNELS)
 
 
 def _fake_quant_fake(
-    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
+    rounding: str | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -63,39 +103,50 @@ def _fake_quant_fake(
 def _rotate_quant(
     x: Tensor,
     signs: str,
-    rounding: str,
+    output: str,
     format: str,
     axis: int,
     seed: Tensor | None = None,
     site: int = 0,
+    rounding: str | None = None,
 ) -> Tensor:
-    fmt, noise = parse_format(format), _noise(seed, site)
-    if cpu.supports(x):
-        rotated, amax = cpu.hadamard(x, signs, axis, rounding)
-        return cpu.fake_quant(rotated, fmt, axis, noise, amax)
-    return numerics.fake_quant(numerics.hadamard(x, signs, axis, rounding), fmt, axis, noise)
+    rotated, amax = _rotated(x, signs, axis, output, None)
+    return _quantized(rotated, format, axis, _noise(seed, site), rounding, amax)
 
 
 def _rotate_quant_fake(
     x: Tensor,
     signs: str,
-    rounding: str,
+    output: str,
     format: str,
     axis: int,
     seed: Tensor | None = None,
     site: int = 0,
+    rounding: str | None = None,
 ) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
 
 
 def _quantize(
-    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
+    rounding: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return numerics.quantize(x, parse_format(format), axis, _noise(seed, site))
+    kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
+    mode = parse_rounding(rounding) if rounding else None
+    return numerics.quantize(x, parse_format(format), axis, _noise(seed, site), mode, kernels)
 
 
 def _quantize_fake(
-    x: Tensor, format: str, axis: int, seed: Tensor | None = None, site: int = 0
+    x: Tensor,
+    format: str,
+    axis: int,
+    seed: Tensor | None = None,
+    site: int = 0,
+    rounding: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     fmt = parse_format(format)
     rows = x.movedim(axis, -1).shape
@@ -103,9 +154,13 @@ def _quantize_fake(
     scales = [*rows[:-2], (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along]
     size = scales[-1] * along
     size = (size + 1) // 2 if fmt.element.bits <= 4 else size
-    codes = x.new_empty([*rows[:-2], scales[-2] * across, size], dtype=torch.uint8)
-    dtype = {"e4m3": torch.float8_e4m3fn, "fp32": torch.float32}.get(fmt.scale, torch.uint8)
-    return codes, x.new_empty(scales, dtype=dtype), x.new_empty([], dtype=torch.float32)
+    wide = torch.uint8 if fmt.element.bits <= 8 else torch.uint16
+    codes = x.new_empty([*rows[:-2], scales[-2] * across, size], dtype=wide)
+    dtype = {"e4m3": torch.float8_e4m3fn}.get(fmt.scale.name, torch.float32)
+    dtype = torch.uint8 if fmt.scale.kind == "power" else dtype
+    whole = [*rows[:-1], 1] if fmt.tensor_scale == "fp32-row" else []
+    scales += [2] if fmt.asymmetric else []
+    return codes, x.new_empty(scales, dtype=dtype), x.new_empty(whole, dtype=torch.float32)
 
 
 def _dequantize(
@@ -134,13 +189,17 @@ def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
 
 
 _STORED = "Tensor codes, Tensor scales, Tensor tensor_scale, str format"
-_QUANT = "str format, int axis, Tensor? seed=None, int site=0"
+_QUANT = "str format, int axis, Tensor? seed=None, int site=0, str? rounding=None"
 _OPS = (
     ("seed() -> Tensor", _seed, _seed_fake),
-    ("hadamard(Tensor x, str signs, int axis, str rounding) -> Tensor", _hadamard, _hadamard_fake),
+    (
+        "hadamard(Tensor x, str signs, int axis, str output, Tensor? seed=None, int site=0) -> Tensor",
+        _hadamard,
+        _hadamard_fake,
+    ),
     (f"fake_quant(Tensor x, {_QUANT}) -> Tensor", _fake_quant, _fake_quant_fake),
     (
-        f"rotate_quant(Tensor x, str signs, str rounding, {_QUANT}) -> Tensor",
+        f"rotate_quant(Tensor x, str signs, str output, {_QUANT}) -> Tensor",
         _rotate_quant,
         _rotate_quant_fake,
     ),

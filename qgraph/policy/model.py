@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qgraph.errors import Place
-from qgraph.formats import BlockFormat
+from qgraph.formats import BlockFormat, Gradient, Rounding
+from qgraph.formats.gradient import STRAIGHT
+from qgraph.formats.rounding import NEAREST
+from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.selector import Match, Role, range_text
 
-Rounding = Literal["nearest", "stochastic"]
 Ragged = Literal["pad", "keep"]
-Signs = Literal["te", "none"]
+Signs = Literal["te", "none", "run", "site", "step"]
 Output = Literal["bf16", "fp32"]
 
 
@@ -23,18 +25,20 @@ class Transform:
     """A block Hadamard rotation along the axis a product sums over.
 
     `hadamard` counts elements per block. `signs` picks the random signs: Transformer Engine's
-    fixed sixteen, or none. The rotated values are rounded to `output`.
+    fixed sixteen, none, or drawn from `seed` once for the run or for each site, or anew each step.
+    The rotated values are rounded to `output`.
     """
 
     name: str
     hadamard: int
     signs: Signs = "none"
     output: Output = "bf16"
+    seed: int = 0
 
     @property
-    def rotation(self) -> tuple[int, Signs]:
+    def rotation(self) -> tuple[int, Signs, int]:
         """What decides the matrix: both operands of a product must agree on it."""
-        return self.hadamard, self.signs
+        return self.hadamard, self.signs, self.seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +46,21 @@ class OperandPolicy:
     """What happens to one operand of a product; no format means high precision."""
 
     format: BlockFormat | None = None
-    rounding: Rounding = "nearest"
+    rounding: Rounding = NEAREST
     transform: Transform | None = None
+    gradient: Gradient = STRAIGHT
 
     @property
     def quantizes(self) -> bool:
         """Whether the operand is stored in fewer bits."""
         return self.format is not None
+
+    @property
+    def random(self) -> bool:
+        """Whether codes, scales or rotation signs take random bits each step."""
+        scaled = self.format is not None and self.format.scale.random
+        redrawn = self.transform is not None and self.transform.signs == "step"
+        return self.rounding.random or scaled or redrawn
 
     @property
     def changes(self) -> bool:
@@ -110,8 +122,8 @@ class Policy:
 
     @property
     def stochastic(self) -> bool:
-        """Whether any operand is rounded stochastically."""
-        return any(operand.rounding == "stochastic" for operand in self.operands)
+        """Whether any operand takes random bits each step."""
+        return any(operand.random for operand in self.operands)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names and places do not."""
@@ -152,8 +164,9 @@ def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
     transform = operand.transform and _transform_facts(operand.transform)
     return {
         "format": operand.format and str(operand.format),
-        "rounding": operand.rounding,
+        "rounding": str(operand.rounding),
         "transform": transform,
+        "gradient": str(operand.gradient),
     }
 
 
@@ -162,6 +175,7 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
         "hadamard": transform.hadamard,
         "signs": transform.signs,
         "output": transform.output,
+        "seed": transform.seed,
     }
 
 
@@ -189,9 +203,9 @@ def _match_entry(match: Match) -> dict[str, object]:
 
 def _operand_entry(operand: OperandPolicy) -> object:
     name = "high" if operand.format is None else str(operand.format)
-    if operand.transform is None and operand.rounding == "nearest":
+    if operand == OperandPolicy(format=operand.format):
         return name
-    entry = {"format": name, "rounding": operand.rounding}
+    entry = {"format": name, "rounding": str(operand.rounding), "gradient": str(operand.gradient)}
     return entry | ({"transform": operand.transform.name} if operand.transform else {})
 
 
@@ -200,11 +214,14 @@ def _format_entry(fmt: BlockFormat) -> dict[str, object]:
     entry: dict[str, object] = {
         "element": fmt.element.name,
         "block": str(fmt.block) if across is None or along is None else [across, along],
+        "scale": fmt.scale.name,
     }
-    scale, _, rounding = fmt.scale.partition("-")
-    entry["scale"] = scale
-    if rounding:
-        entry["scale_rounding"] = rounding
-    if fmt.tensor_scale:
-        entry["tensor_scale"] = "fp32"
+    if fmt.scale.rounding != SCALE_ROUNDINGS[fmt.scale.kind][0] or fmt.scale.kind == "power":
+        entry["scale_rounding"] = fmt.scale.rounding
+    if fmt.two_level:
+        entry["tensor_scale"] = fmt.tensor_scale
+    if fmt.scale.range.kind != "absmax":
+        entry["range"] = str(fmt.scale.range)
+    if fmt.dialect != "te":
+        entry["dialect"] = fmt.dialect
     return entry

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qgraph.errors import FormatError, Place
-from qgraph.formats import BlockFormat, parse_format
+from qgraph.formats import BlockFormat, find_element, make_format, make_scale
+from qgraph.formats.rounding import NEAREST
+from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.document import Document, Path, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
@@ -63,19 +65,33 @@ def _format(name: str, entry: FormatEntry, document: Document) -> BlockFormat:
     if name == "high":
         fix = "choose another name"
         raise document.fault(path, "high stands for no format at all", fix, at_key=True)
-    scale: str = entry.scale
-    if entry.scale == "ue8m0":
-        scale = f"ue8m0-{entry.scale_rounding or 'rceil'}"
-    elif entry.scale_rounding:
-        problem = f"only ue8m0 scales have a rounding, and this scale is {entry.scale}"
-        fix = "remove scale_rounding, or write scale: ue8m0"
-        raise document.fault((*path, "scale_rounding"), problem, fix, at_key=True)
-    tail = "/fp32" if entry.tensor_scale else ""
+    rounding, dialect = entry.scale_rounding, str(entry.dialect)
+    if dialect in _MX_DIALECTS:
+        rounding = rounding or _MX_DIALECTS[dialect]
+        if not entry.scale.endswith("m0") or rounding != _MX_DIALECTS[dialect]:
+            problem = (
+                f"the dialect {dialect} speaks of ue8m0 scales, rounded {_MX_DIALECTS[dialect]}"
+            )
+            raise document.fault(
+                (*path, "dialect"), problem, "write scale: ue8m0 and no scale_rounding"
+            )
+        dialect = "te"
     try:
-        return parse_format(f"{entry.element}/{entry.block}/{scale}{tail}")
+        scale = make_scale(entry.scale, rounding, entry.range)
     except FormatError as error:
-        problem, _, fix = str(error).partition("\n  fix: ")
-        raise document.fault(path, problem, fix) from None
+        where = (*path, "scale_rounding")
+        raise document.fault(where, error.problem, error.fix, at_key=True) from None
+    try:
+        return make_format(
+            element=find_element(entry.element), block=entry.block, scale=scale,
+            tensor_scale=entry.tensor_scale or "none", dialect=dialect,
+        )  # fmt: skip
+    except FormatError as error:
+        raise document.fault(path, error.problem, error.fix) from None
+
+
+# The MX dialects are roundings of a power of two; nothing else differs.
+_MX_DIALECTS: dict[str, ScaleRounding] = {"ocp": "floor", "rceil": "rceil"}
 
 
 def _transform(name: str, entry: TransformEntry, document: Document) -> Transform:
@@ -83,7 +99,13 @@ def _transform(name: str, entry: TransformEntry, document: Document) -> Transfor
         problem = f"there are 16 te signs, and the rotation takes {entry.hadamard}"
         fix = "write hadamard: 16, or signs: none"
         raise document.fault(("transforms", name, "signs"), problem, fix)
-    return Transform(name=name, hadamard=entry.hadamard, signs=entry.signs, output=entry.output)
+    if entry.seed and entry.signs not in ("run", "site"):
+        problem = f"signs of {entry.signs} are not drawn from a seed"
+        fix = "remove seed, or write signs: run"
+        raise document.fault(("transforms", name, "seed"), problem, fix, at_key=True)
+    return Transform(
+        name=name, hadamard=entry.hadamard, signs=entry.signs, output=entry.output, seed=entry.seed
+    )
 
 
 def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
@@ -170,8 +192,8 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
         problem = f"unknown format '{shown(entry.format)}'"
         raise document.fault((*path, "format"), problem, nearest(entry.format, known))
     fmt = names.formats.get(entry.format)
-    if fmt is None and entry.rounding == "stochastic":
-        problem = "stochastic rounding needs a format to round to"
+    if fmt is None and entry.rounding != NEAREST:
+        problem = f"{entry.rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
     transform = None
     if entry.transform is not None:
@@ -182,7 +204,35 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
             if names.transforms:
                 fix = nearest(entry.transform, names.transforms)
             raise document.fault((*path, "transform"), problem, fix)
-    return OperandPolicy(format=fmt, rounding=entry.rounding, transform=transform)
+    _check_gradient(entry, transform, fmt, path, document)
+    return OperandPolicy(
+        format=fmt, rounding=entry.rounding, transform=transform, gradient=entry.gradient
+    )
+
+
+def _check_gradient(
+    entry: OperandEntry,
+    transform: Transform | None,
+    fmt: BlockFormat | None,
+    path: Path,
+    document: Document,
+) -> None:
+    if entry.gradient.straight:
+        return
+    where = (*path, "gradient")
+    role = path[-2]
+    if role != "fprop":
+        problem = f"{role} has no gradient of its own"
+        raise document.fault(where, problem, "write it in fprop, or remove it", at_key=True)
+    if fmt is None:
+        problem = "the gradient of a quantizer needs a format"
+        raise document.fault(where, problem, "name a format, or remove gradient", at_key=True)
+    if transform is not None:
+        problem = "the gradient of a rotated operand is straight through"
+        raise document.fault(where, problem, "remove gradient or transform", at_key=True)
+    if entry.gradient.absmax and str(fmt.scale.range) != "absmax":
+        problem = f"+absmax differentiates the range absmax, and this one is {fmt.scale.range}"
+        raise document.fault(where, problem, f"write {entry.gradient.estimator}", at_key=True)
 
 
 def _check_rotations(

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from qgraph.errors import FormatError
-from qgraph.formats import ELEMENTS, Block, find_element, make_block
+from qgraph.formats import (
+    ELEMENTS,
+    ROUNDINGS,
+    Block,
+    Gradient,
+    Range,
+    Rounding,
+    find_element,
+    make_block,
+    make_element,
+    make_list,
+    make_range,
+    make_scale,
+    parse_gradient,
+    parse_rounding,
+)
 from qgraph.policy.selector import BlockCount, Op, Role
 
 HADAMARDS = (2, 4, 8, 16, 32, 64, 128, 256)
+_T = TypeVar("_T")
 FAULT = "qgraph"  # the type of the errors raised here; their context holds problem and fix
 
 
@@ -27,11 +44,30 @@ def _version(value: object) -> int:
     return value
 
 
+def _read(reader: Callable[[str], _T], value: object) -> _T:
+    """Read one word with a reader that raises FormatError."""
+    if isinstance(value, list | dict):
+        kind = "a list" if isinstance(value, list) else "a mapping"
+        raise _fault(f"{kind} is not a word", "write one word")
+    try:
+        return reader(str(value))
+    except FormatError as error:
+        raise _fault(error.problem, error.fix) from None
+
+
 def _element(value: object) -> str:
     try:
+        if isinstance(value, list):
+            return make_list([str(number) for number in value]).name
+        if isinstance(value, dict):
+            return make_element({str(key): str(word) for key, word in value.items()}).name
         return find_element(str(value)).name
     except FormatError as error:
-        raise _fault(*_parts(error)) from None
+        raise _fault(error.problem, error.fix) from None
+
+
+def _scale(value: object) -> str:
+    return _read(lambda text: make_scale(text).name, value)
 
 
 def _block(value: object) -> Block:
@@ -42,12 +78,13 @@ def _block(value: object) -> Block:
             text = f"{across}x{along}"
         case _:
             text = ""
-    if text not in ("tensor", "row") and not isinstance(value, list):
-        raise _fault(f"unknown block '{value}'", "write tensor, row, or a tile such as [1, 16]")
+    if text not in ("tensor", "row", "column") and not isinstance(value, list):
+        fix = "write tensor, row, column, or a tile such as [1, 16]"
+        raise _fault(f"unknown block '{value}'", fix)
     try:
         return make_block(text)
     except FormatError:
-        fix = "write [ACROSS, ALONG], 1 to 1024 by 2 to 1024 elements, as in [1, 16]"
+        fix = "write [ACROSS, ALONG], 1 to 1024 by 1 to 1024 elements, as in [1, 16]"
         raise _fault(f"block '{value}' is not a tile", fix) from None
 
 
@@ -98,20 +135,59 @@ def _count(value: object) -> BlockCount:
     return BlockCount(amount=Fraction(found[1]), percent=True)
 
 
-def _parts(error: FormatError) -> tuple[str, str]:
-    problem, _, fix = str(error).partition("\n  fix: ")
-    return problem, fix
-
-
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
 
 Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
-ElementName = Annotated[str, PlainValidator(_element), WithJsonSchema({"enum": list(ELEMENTS)})]
+
+
+def _word(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^({pattern})$"})
+
+
+_ELEMENT = (
+    r"u?e[1-8]m(\d|10)(\+(b-?[\d.]+|ieee|fn|fnuz|finite|flush|overflow))*"
+    r"|int\d{1,2}(\+full|\+asymmetric)?|fixed\d+\.\d+|log\d|power\d\+a[\d.]+|list\(.*\)"
+)
+_FIELDS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_NAMES = "|".join(ELEMENTS)
+ElementName = Annotated[
+    str,
+    PlainValidator(_element),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^({_NAMES}|{_ELEMENT})$"},
+                _FIELDS,
+                {"type": "array", "items": {"type": "number"}, "minItems": 2},
+            ]
+        }
+    ),
+]
+ScaleName = Annotated[
+    str, PlainValidator(_scale), _word(r"fp32|none|bf16|fp16|u?e[1-8]m(\d|10)(\+[a-z0-9]+)*")
+]
+RangeText = Annotated[
+    Range,
+    PlainValidator(lambda value: _read(make_range, value)),
+    _word(r"absmax|mse|std|rms|4over6(_mse)?(_448)?|(p|fixed|delayed)[\d.]+"),
+]
+RoundingText = Annotated[
+    Rounding,
+    PlainValidator(lambda value: _read(parse_rounding, value)),
+    _word(f"({'|'.join(ROUNDINGS)})(:\\d+)?"),
+]
+GradientText = Annotated[
+    Gradient,
+    PlainValidator(lambda value: _read(parse_gradient, value)),
+    _word(r"(ste|clipped|spline|dge)(:[\d.]+)*(\+absmax)?"),
+]
 BlockShape = Annotated[
     Block,
-    PlainValidator(_block, json_schema_input_type=Literal["tensor", "row"] | tuple[int, int]),
+    PlainValidator(
+        _block, json_schema_input_type=Literal["tensor", "row", "column"] | tuple[int, int]
+    ),
 ]
 Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
 Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]

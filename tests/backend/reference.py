@@ -59,7 +59,7 @@ def nvfp4(tile: int) -> Quantizer:
         rows = x.float().movedim(axis, -1)
         octets = None
         if draw is not None:
-            octets = numerics.random_bytes(x.shape, axis, draw.seed, draw.stream, x.device)
+            octets = numerics.random_bits(x.shape, axis, draw.seed, draw.stream, x.device)
             octets = pad(
                 octets.movedim(axis, -1).float(),
                 (0, -rows.shape[-1] % 16, 0, -rows.shape[-2] % tile),

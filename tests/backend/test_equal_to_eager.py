@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import qgraph
-from qgraph.formats import IntFormat, parse_format
+from qgraph.formats import FloatFormat, IntFormat, parse_format
 from qgraph.policy import Policy, load_policy
 from tests.backend.capture import Call, Trace, interpret
 from tests.backend.mlp import MLP
@@ -261,13 +261,13 @@ def _scale_bound(call: Call, x: Tensor) -> tuple[Tensor, float]:
     amax = tiles.amax((-3, -1), keepdim=True)
     step = amax / fmt.element.max
     extra = 0.0
-    if fmt.scale == "e4m3":  # rounded within 1/16, or within half of its smallest step 2^-9
+    if str(fmt.scale) == "e4m3":  # rounded within 1/16, or within half of its smallest step 2^-9
         tensor_scale = float(x.abs().max()) / (448 * fmt.element.max)
         step, extra = (
             step * (1 + 1 / 16) + 2.0**-10 * tensor_scale,
             fmt.element.max * 2.0**-10 * tensor_scale,
         )
-    elif fmt.scale == "ue8m0-rceil":  # rounded up to a power of two
+    elif str(fmt.scale) == "ue8m0-rceil":  # rounded up to a power of two
         step = 2 * step
     whole = step.expand_as(tiles).flatten(-2, -1).flatten(-3, -2)[..., :m, :k]
     return whole.movedim(-1, call.axis), extra
@@ -283,6 +283,7 @@ def _error_bound(call: Call, x: Tensor) -> Tensor:
     else:
         # A step is 2^-m of its binade's start, and 2^-m of the least normal number below it. Saturation, by
         # a scale rounded down by 1/17, loses less than the nearest rounding of e2m1 may.
+        assert isinstance(element, FloatFormat)
         relative = share * 2.0**-element.mantissa_bits
         bound = torch.maximum(relative * x.abs(), relative * 2.0**element.min_exponent * scale)
     return (bound + extra) * (1 + 2.0**-16)  # fp32 arithmetic on the way, a few units of 2^-24

@@ -4,6 +4,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from qgraph.formats import ELEMENTS
+
 law = settings(deadline=None, derandomize=True)  # for @given: the same examples in every run
 
 # One of each way a scale is chosen, and blocks of every kind: narrow, square, odd, whole rows, whole tensors.
@@ -27,6 +29,24 @@ FORMATS = (
     "int8/tensor/fp32",
     "int4/1x32/fp32",
 )
+# Every other kind of element, scale, range, rounding of scales and dialect.
+OTHER_FORMATS = (
+    "e2m1/1x16/e4m3", "e2m1/1x32/ue5m3", "e2m1/1x16/ue5m3-up/fp32", "e2m1/1x16/e4m3:4over6/fp32",
+    "e2m1/16x16/e4m3:4over6_mse_448/fp32", "e2m1/1x16/e4m3:mse/fp32", "int8/row/fp32:p99.9",
+    "int8/tensor/fp32:p99", "e2m1/1x32/ue8m0-rfloor:std", "e2m1/1x16/e4m3:rms/fp32",
+    "e8m3/tensor/none", "bf16/tensor/none", "int8+asymmetric/row/fp32", "int4+asymmetric/1x32/fp32",
+    "int8+full/tensor/fp32", "nf4/1x64/fp32", "ternary/row/fp32:mse", "log4/1x32/fp32",
+    "power4+a0.5/row/fp32", "int16/tensor/ue8m0-floor", "e3m0/1x32/ue8m0-ceil",
+    "e4m3+b8+fnuz/column/fp32-pow2", "int8/row/fp32-pow2", "e2m1/1x16/e4m3/fp32-row",
+    "e5m2+overflow/1x32/fp32:fixed3", "e2m1+flush/1x32/ue8m0-even", "ue4m3/1x8/fp32",
+    "fixed4.4/tensor/none", "e2m1+b1.5/row/fp32", "int8/row/bf16", "e2m1/1x16/e4m3-stochastic/fp32",
+    "binary/row/fp32", "e4m3+b140/tensor/none", "list(-3,-1,0.5,2)/1x8/fp32", "e2m1/1x32/ue5m0-floor",
+    "e2m1/1x16/e4m3@torchao_ptq", "e2m1/1x16/e4m3/fp32@torchao_ptq", "e2m1/1x16/e4m3/fp32@modelopt",
+    "e2m1/1x16/e4m3:4over6/fp32@quartet2", "e2m1/1x16/e4m3-eden/fp32@quartet2",
+    "e2m1/1x16/e4m3@qutlass", "int8/column/fp32", "e3m4/4x8/ue5m3+ieee-down",
+)  # fmt: skip
+# The elements that `reference.py` and the oracles of two packages know.
+PLAIN = tuple(ELEMENTS[name] for name in ("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "int8", "int4"))
 TWO_LEVEL = tuple(f for f in FORMATS if f.endswith("e4m3/fp32"))
 
 

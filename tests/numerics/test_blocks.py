@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qgraph.errors import ShapeError
 from qgraph.formats import parse_format
-from qgraph.numerics import Noise, fake_quant, random_bytes
+from qgraph.numerics import Noise, fake_quant, random_bits
 from tests.numerics import reference
 from tests.numerics.data import FORMATS, TWO_LEVEL, every_exponent, kinds, law, same_bits
 
@@ -21,7 +21,7 @@ each_format = pytest.mark.parametrize("text", FORMATS)
 def expected(x: Tensor, text: str, axis: int, noise: Noise | None = None) -> Tensor:
     bits = None
     if noise is not None:
-        bits = random_bytes(x.shape, axis, noise.seed, noise.site, x.device).numpy()
+        bits = random_bits(x.shape, axis, noise.seed, noise.site, x.device).numpy()
     values = reference.fake_quant(x.float().contiguous().numpy(), text, axis, bits)
     if x.dtype == torch.float32:
         return torch.from_numpy(values)
@@ -112,7 +112,7 @@ def test_nan_poisons_its_block_at_least_and_its_tensor_at_most(text: str) -> Non
     fmt, x = parse_format(text), DATA["nan"]
     rounded = fake_quant(x, fmt, -1)
     assert bool(rounded[x.isnan()].isnan().all())
-    whole = fmt.tensor_scale or fmt.block.across is None
+    whole = fmt.two_level or fmt.block.across is None
     assert bool(rounded.isnan().all()) == whole
 
 

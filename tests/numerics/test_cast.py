@@ -12,10 +12,10 @@ from torch import Tensor
 
 from qgraph.formats import E2M1, E4M3, E5M2, ELEMENTS, Element, FloatFormat
 from qgraph.numerics import decode, encode, round_to
-from tests.numerics.data import every_exponent, law, same_bits
+from tests.numerics.data import PLAIN, every_exponent, law, same_bits
 from tests.numerics.reference import DTYPES, grid, to_grid
 
-FLOATS = [f for f in ELEMENTS.values() if isinstance(f, FloatFormat)]
+FLOATS = [f for f in PLAIN if isinstance(f, FloatFormat)]
 GFLOAT = {
     "e4m3": oracle.format_info_ocp_e4m3,
     "e5m2": oracle.format_info_ocp_e5m2,
@@ -24,7 +24,7 @@ GFLOAT = {
     "e3m2": oracle.format_info_ocp_e3m2,
 }
 each_float = pytest.mark.parametrize("fmt", FLOATS, ids=lambda f: f.name)
-each_element = pytest.mark.parametrize("fmt", ELEMENTS.values(), ids=lambda f: f.name)
+each_element = pytest.mark.parametrize("fmt", PLAIN, ids=lambda f: f.name)
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 near = st.floats(-500, 500, width=32)
 
@@ -60,7 +60,7 @@ def around_midpoints(fmt: Element) -> Tensor:
 def test_decode_agrees_with_ml_dtypes_on_every_code(fmt: FloatFormat) -> None:
     codes = all_codes(fmt)
     want = torch.from_numpy(codes.numpy().view(DTYPES[fmt.name]).astype(np.float32))
-    assert same_bits(decode(codes, fmt), torch.where(want.isinf(), torch.nan, want))
+    assert same_bits(decode(codes, fmt), want)
 
 
 @each_element
@@ -79,7 +79,7 @@ def test_every_value_of_the_grid_stays_where_it_is(fmt: Element) -> None:
 
 
 def test_the_number_of_codes_that_are_no_numbers_follows_from_the_standard() -> None:
-    counts = {f.name: int(decode(all_codes(f), f).isnan().sum()) for f in ELEMENTS.values()}
+    counts = {f.name: int((~decode(all_codes(f), f).isfinite()).sum()) for f in PLAIN}
     assert counts == {"e4m3": 2, "e5m2": 8, "e2m1": 0, "e2m3": 0, "e3m2": 0, "int8": 0, "int4": 0}
 
 

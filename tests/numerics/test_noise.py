@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgraph.numerics import philox, random_bytes
+from qgraph.numerics import philox, random_bits
 from tests.numerics.data import law
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_the_key_is_the_low_32_bits_of_seed_and_site() -> None:
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 15), (0, 16), (2, 39), (4, 33)])
 def test_byte_j_of_chunk_c_is_byte_j_of_counter_c(row: int, column: int) -> None:
-    found = random_bytes(torch.Size([5, 40]), 1, 11, 12, CPU)
+    found = random_bits(torch.Size([5, 40]), 1, 11, 12, CPU)
     counter = row * 3 + column // 16  # three chunks a row, the last one short
     words = by_the_paper((counter, 0, 0, 0), (11, 12))
     assert int(found[row, column]) == words[column % 16 // 4] >> (8 * (column % 4)) & 255
@@ -79,19 +79,19 @@ def test_byte_j_of_chunk_c_is_byte_j_of_counter_c(row: int, column: int) -> None
 @pytest.mark.parametrize("shape", [(5, 40), (3, 5, 40), (2, 16), (1, 1), (2, 3, 4, 17)])
 def test_the_bytes_follow_the_axis_not_the_layout(shape: tuple[int, ...]) -> None:
     turned = torch.Size((*shape[:-2], shape[-1], shape[-2]))
-    along_last = random_bytes(torch.Size(shape), -1, 1, 2, CPU)
+    along_last = random_bits(torch.Size(shape), -1, 1, 2, CPU)
     assert along_last.shape == shape
-    assert torch.equal(random_bytes(turned, -2, 1, 2, CPU), along_last.mT)
+    assert torch.equal(random_bits(turned, -2, 1, 2, CPU), along_last.mT)
 
 
 def test_the_axis_may_count_from_either_end() -> None:
     shape = torch.Size([3, 20, 40])
-    assert torch.equal(random_bytes(shape, 1, 1, 2, CPU), random_bytes(shape, -2, 1, 2, CPU))
+    assert torch.equal(random_bits(shape, 1, 1, 2, CPU), random_bits(shape, -2, 1, 2, CPU))
 
 
 @pytest.mark.parametrize("shape", [(0, 16), (4, 0), (0, 0), (2, 0, 3)])
 def test_empty_tensors_take_no_bytes(shape: tuple[int, ...]) -> None:
-    assert random_bytes(torch.Size(shape), -1, 1, 2, CPU).shape == shape
+    assert random_bits(torch.Size(shape), -1, 1, 2, CPU).shape == shape
 
 
 def chi_square(values: torch.Tensor) -> float:
@@ -103,7 +103,7 @@ def chi_square(values: torch.Tensor) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
 @pytest.mark.parametrize("position", [slice(None), 0, 3, 15], ids=str)
 def test_bytes_are_uniform_at_every_position(seed: int, position: slice | int) -> None:
-    found = random_bytes(torch.Size([2**14, 16]), 1, seed, 3, CPU)[:, position]
+    found = random_bits(torch.Size([2**14, 16]), 1, seed, 3, CPU)[:, position]
     # 255 degrees of freedom: mean 255, variance 510; six standard deviations to each side.
     assert abs(chi_square(found) - 255) < 6 * 510**0.5
 
@@ -115,12 +115,12 @@ def test_seeds_and_sites_give_unrelated_bytes(
     first: tuple[int, int], second: tuple[int, int]
 ) -> None:
     shape = torch.Size([2**12, 16])
-    a, b = random_bytes(shape, 1, *first, CPU), random_bytes(shape, 1, *second, CPU)
+    a, b = random_bits(shape, 1, *first, CPU), random_bits(shape, 1, *second, CPU)
     assert abs(chi_square(a ^ b) - 255) < 6 * 510**0.5
     equal = float((a == b).float().mean())
     assert abs(equal - 1 / 256) < 6 * (1 / 256 / 2**16) ** 0.5
 
 
 def test_neighboring_chunks_are_unrelated() -> None:
-    found = random_bytes(torch.Size([2**13, 16]), 1, 1, 1, CPU)
+    found = random_bits(torch.Size([2**13, 16]), 1, 1, 1, CPU)
     assert abs(chi_square(found[1:] ^ found[:-1]) - 255) < 6 * 510**0.5

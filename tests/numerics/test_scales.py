@@ -7,16 +7,37 @@ import torch
 from gfloat import formats as oracle
 from torch import Tensor
 
-from qgraph.formats import E2M1, E4M3, ELEMENTS, Element, FloatFormat
+from qgraph.formats import E2M1, E4M3, ELEMENTS, Element, FloatFormat, make_scale
 from qgraph.formats import parse_format as read
+from qgraph.formats.rounding import NEAREST
 from qgraph.numerics import fake_quant
-from qgraph.numerics.scales import e8m0_value, full_precision, power_of_two, two_level
-from tests.numerics.data import every_exponent, kinds, same_bits
+from qgraph.numerics.scales import Scales, e8m0_value
+from qgraph.numerics.scales import full_precision as full_precision_scales
+from qgraph.numerics.scales import power_of_two as power_of_two_scales
+from qgraph.numerics.scales import two_level as two_level_scales
+from tests.numerics.data import PLAIN, every_exponent, kinds, same_bits
 
 FLT_MAX = float(np.finfo(np.float32).max)
 INF = torch.tensor(torch.inf)
 # Its largest value is a power of two, 16: the ratio amax/max is exact, so that tests can choose it.
 UNIT = FloatFormat(name="unit", exponent_bits=3, mantissa_bits=0, specials="none", source="-")
+
+
+def power_of_two(amax: Tensor, element: Element, *, ceil: bool) -> tuple[Tensor, Tensor]:
+    scale = make_scale("ue8m0", "rceil" if ceil else "floor")
+    found = power_of_two_scales(amax, element, scale)
+    return found.decode, found.stored
+
+
+def two_level(blocks: Tensor, amax: Tensor, element: Element) -> tuple[Tensor, Tensor, Tensor]:
+    found = two_level_scales(blocks, amax, element, E4M3, NEAREST)
+    assert found.tensor_scale is not None
+    return found.encode, found.stored, found.tensor_scale
+
+
+def full_precision(amax: Tensor, element: Element) -> tuple[Tensor, Tensor]:
+    found: Scales = full_precision_scales(amax, element, make_scale("fp32"))
+    return found.encode, found.decode
 
 
 def of_ratio(ratio: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +84,7 @@ def test_rceil_at_every_power_of_two_is_exact_and_rounds_up_one_ulp_above() -> N
     assert torch.equal(of_ratio(below[1:])[1].long(), k[1:])
 
 
-@pytest.mark.parametrize("element", ELEMENTS.values(), ids=lambda f: f.name)
+@pytest.mark.parametrize("element", PLAIN, ids=lambda f: f.name)
 def test_rceil_is_the_smallest_power_of_two_not_below_the_ratio(element: Element) -> None:
     amax = every_exponent()
     scale, _ = power_of_two(amax, element, ceil=True)
@@ -73,7 +94,7 @@ def test_rceil_is_the_smallest_power_of_two_not_below_the_ratio(element: Element
     assert bool(((value / 2 < ratio) | (value == 2.0**-127)).all())
 
 
-@pytest.mark.parametrize("element", ELEMENTS.values(), ids=lambda f: f.name)
+@pytest.mark.parametrize("element", PLAIN, ids=lambda f: f.name)
 def test_floor_is_the_largest_power_of_two_not_above(element: Element) -> None:
     amax = every_exponent()
     scale, _ = power_of_two(amax, element, ceil=False)

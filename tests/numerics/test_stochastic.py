@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qgraph.formats import E2M1, ELEMENTS, Element, parse_format
+from qgraph.formats import E2M1, Element, parse_format
 from qgraph.numerics import Noise, fake_quant, quantize, round_to
-from tests.numerics.data import exact_nvfp4, law, same_bits
+from tests.numerics.data import PLAIN, exact_nvfp4, law, same_bits
 from tests.numerics.reference import grid
 
 ALL_NOISE = torch.arange(256)
-each_element = pytest.mark.parametrize("fmt", ELEMENTS.values(), ids=lambda f: f.name)
+each_element = pytest.mark.parametrize("fmt", PLAIN, ids=lambda f: f.name)
 
 
 def at_every_256th(fmt: Element) -> tuple[Tensor, Tensor, Tensor, Tensor]:

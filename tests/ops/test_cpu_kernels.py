@@ -10,10 +10,18 @@ from torch import Tensor
 
 from qgraph import numerics, ops
 from qgraph.errors import ShapeError
-from qgraph.formats import parse_format
+from qgraph.formats import ROUNDINGS, parse_format, parse_rounding
 from qgraph.numerics import TE_SIGNS, Noise
 from qgraph.ops import cpu
-from tests.numerics.data import FORMATS, every_exponent, exact_nvfp4, kinds, law, same_bits
+from tests.numerics.data import (
+    FORMATS,
+    OTHER_FORMATS,
+    every_exponent,
+    exact_nvfp4,
+    kinds,
+    law,
+    same_bits,
+)
 
 pytestmark = pytest.mark.skipif(cpu.why_unavailable() is not None, reason="no C++ compiler")
 
@@ -42,6 +50,53 @@ def differences(x: Tensor, text: str) -> list[object]:
 @pytest.mark.parametrize("kind", DATA)
 def test_agree_on_every_kind_of_data(text: str, kind: str) -> None:
     assert differences(DATA[kind], text) == []
+
+
+@pytest.mark.parametrize("text", [*OTHER_FORMATS, *FORMATS])
+def test_the_two_kernels_of_any_format_agree_on_every_kind_of_data(text: str) -> None:
+    fmt, wrong, compared = parse_format(text), [], 0
+    noise = Noise(seed=2**31 + 5, site=9)
+    for kind, matrix in DATA.items():
+        some = ("nearest", "stochastic:3")
+        modes = (*ROUNDINGS, "stochastic:13") if kind in ("randn", "inf", "denormal") else some
+        for x in (matrix, matrix.mT, torch.stack([matrix, matrix * 3])):
+            for axis, mode in itertools.product((-1, -2), modes):
+                rounding = parse_rounding(mode)
+                want = numerics.fake_quant(x, fmt, axis, noise, rounding)
+                found = numerics.fake_quant(x, fmt, axis, noise, rounding, cpu.KERNELS)
+                compared += x.numel()
+                if not same_bits(found, want):
+                    wrong.append((kind, tuple(x.shape), axis, mode))
+    assert wrong == []
+    assert compared > 100_000
+
+
+@pytest.mark.parametrize("text", OTHER_FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_op_takes_any_format_and_gives_the_definition(text: str, dtype: torch.dtype) -> None:
+    fmt, seed = parse_format(text), torch.tensor([41])
+    for x in (DATA["randn"].to(dtype), DATA["rows_exp3"].to(dtype)[::2, ::3], DATA["randn"][:0]):
+        for shape_axis in (-1, -2):
+            want = numerics.fake_quant(x, fmt, shape_axis, Noise(seed=41, site=2))
+            assert same_bits(ops.fake_quant(x, text, shape_axis, seed, 2), want)
+            stored = ops.quantize(x, text, shape_axis, seed, 2)
+            fake = torch.library.opcheck(ops.quantize, (x, text, shape_axis, seed, 2))
+            assert set(fake.values()) == {"SUCCESS"}
+            back = ops.dequantize(*stored, text, list(x.shape), shape_axis, x.dtype)
+            finite = want.isfinite()
+            # A codebook and an integer store one zero; a float's sign of zero is stored.
+            assert torch.equal(back[finite], want[finite])
+
+
+@pytest.mark.parametrize("text", OTHER_FORMATS)
+def test_no_format_does_nothing(text: str) -> None:
+    x = DATA["randn"]
+    found = ops.fake_quant(x, text, -1, torch.tensor([3]), 1)
+    finite = found.isfinite()
+    like = torch.nn.functional.cosine_similarity(found[finite], x[finite], 0)
+    assert not torch.equal(found, x)
+    assert float(finite.float().mean()) > 0.9
+    assert 0.75 < float(like) < 1.0001, like
 
 
 @each_format

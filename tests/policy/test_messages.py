@@ -218,9 +218,9 @@ CASES = {
         "choose another name",
     ),
     "unknown element": (
-        _format("element: e2m2, block: [1, 16], scale: fp32"),
-        "4:16: formats.f.element: unknown element format 'e2m2'",
-        "did you mean 'e5m2'?",
+        _format("element: fe2m1, block: [1, 16], scale: fp32"),
+        "4:16: formats.f.element: unknown element format 'fe2m1'",
+        "did you mean 'e2m1'?",
     ),
     "missing element": (
         _format("block: [1, 16], scale: fp32"),
@@ -230,55 +230,101 @@ CASES = {
     "unknown block": (
         _format("element: e2m1, block: rows, scale: fp32"),
         "4:29: formats.f.block: unknown block 'rows'",
-        "write tensor, row, or a tile such as [1, 16]",
+        "write tensor, row, column, or a tile such as [1, 16]",
     ),
     "block of zero": (
         _format("element: e2m1, block: [0, 16], scale: fp32"),
         "4:29: formats.f.block: block '[0, 16]' is not a tile",
-        "write [ACROSS, ALONG], 1 to 1024 by 2 to 1024 elements, as in [1, 16]",
+        "write [ACROSS, ALONG], 1 to 1024 by 1 to 1024 elements, as in [1, 16]",
     ),
     "block of three": (
         _format("element: e2m1, block: [1, 2, 3], scale: fp32"),
         "4:29: formats.f.block: block '[1, 2, 3]' is not a tile",
-        "write [ACROSS, ALONG], 1 to 1024 by 2 to 1024 elements, as in [1, 16]",
+        "write [ACROSS, ALONG], 1 to 1024 by 1 to 1024 elements, as in [1, 16]",
     ),
     "unknown scale": (
-        _format("element: e2m1, block: [1, 16], scale: e4m4"),
-        "4:45: formats.f.scale: unknown 'e4m4'",
-        "did you mean 'e4m3'?",
+        _format("element: e2m1, block: [1, 16], scale: int8"),
+        "4:45: formats.f.scale: unknown scale 'int8'",
+        "use one of: fp32, none, ue8m0 (or ueXm0), or a float such as e4m3 or ue5m3",
     ),
     "scale is a list": (
         _format("element: e2m1, block: [1, 16], scale: [e4m3]"),
         "4:45: formats.f.scale: a list is not a word",
-        "use one of: e4m3, ue8m0, fp32",
+        "write one word",
     ),
-    "e4m3 scale alone": (
-        _format("element: e2m1, block: [1, 16], scale: e4m3"),
-        "4:6: formats.f: 'e2m1/1x16/e4m3': an e4m3 block scale and a tensor scale go together",
-        "write scale: e4m3 with tensor_scale: fp32, or another scale and no tensor_scale",
+    "scale that cannot hold the ratio": (
+        _format("element: fp16, block: [1, 16], scale: e4m3"),
+        (
+            "4:6: formats.f: 'fp16/1x16/e4m3': the scale e4m3 cannot hold the ratio of ordinary "
+            "values to fp16's largest: all would become zero"
+        ),
+        "write scale: fp32 or ue8m0, or add tensor_scale: fp32",
+    ),
+    "no exponent and no mantissa": (
+        _format("element: e0m0, scale: fp32"),
+        "4:16: formats.f.element: 'e0m0' has no exponent",
+        "write int2, or eXmY with X from 1 to 8",
+    ),
+    "element of unknown fields": (
+        _format("element: {exponent_bits: 4, mantissa: 3}, scale: fp32"),
+        "4:16: formats.f.element: unknown field 'mantissa' of a float",
+        "use one of: exponent_bits, mantissa_bits, bias, specials, signed, subnormals, saturate",
+    ),
+    "element of impossible fields": (
+        _format("element: {exponent_bits: 4, mantissa_bits: 3, specials: some}, scale: fp32"),
+        "4:16: formats.f.element: specials cannot be 'some'",
+        "use one of: ieee, nan_only, fnuz, none",
+    ),
+    "element values that fall": (
+        _format("element: [1, 0], scale: fp32"),
+        "4:16: formats.f.element: 'list(1,0)' does not rise",
+        "write 2 to 256 finite numbers, the lowest first",
+    ),
+    "a dialect of other blocks": (
+        _format("element: e2m1, block: [1, 32], scale: e4m3, dialect: qutlass"),
+        (
+            "4:6: formats.f: 'e2m1/1x32/e4m3@qutlass': the dialect qutlass speaks of e2m1 in blocks "
+            "of 16 with e4m3 scales"
+        ),
+        "write element: e2m1, block: [1, 16], scale: e4m3, or no dialect",
+    ),
+    "an MX dialect of another scale": (
+        _format("element: e2m1, block: [1, 32], scale: fp32, dialect: ocp"),
+        "4:60: formats.f.dialect: the dialect ocp speaks of ue8m0 scales, rounded floor",
+        "write scale: ue8m0 and no scale_rounding",
+    ),
+    "unknown range": (
+        _format("element: e2m1, block: [1, 32], scale: fp32, range: p101"),
+        "4:58: formats.f.range: 'p101' is no percentile",
+        "write above 0 to 100, as in p99.9",
+    ),
+    "4over6 of integers": (
+        _format("element: int4, block: [1, 16], scale: e4m3, tensor_scale: fp32, range: 4over6"),
+        (
+            "4:6: formats.f: 'int4/1x16/e4m3:4over6/fp32': 4over6 chooses between the values 6 and 4 "
+            "of e2m1"
+        ),
+        "write element: e2m1, or range: mse",
     ),
     "tensor scale over a row": (
         _format("element: e2m1, block: row, scale: e4m3, tensor_scale: fp32"),
-        (
-            "4:6: formats.f: 'e2m1/row/e4m3/fp32': two-level scales need a floating-point "
-            "element and a tile"
-        ),
-        "write block: [1, 16] and an element such as e2m1",
+        "4:6: formats.f: 'e2m1/row/e4m3/fp32': a tensor scale goes above scales of tiles",
+        "write block: [1, 16], or leave tensor_scale out",
     ),
     "scale rounding of fp32": (
         _format("element: e2m1, block: [1, 16], scale: fp32, scale_rounding: floor"),
-        "4:51: formats.f.scale_rounding: only ue8m0 scales have a rounding, and this scale is fp32",
-        "remove scale_rounding, or write scale: ue8m0",
+        "4:51: formats.f.scale_rounding: the scale fp32 is not rounded 'floor'",
+        "use one of: nearest, pow2",
     ),
     "unknown scale rounding": (
-        _format("element: e2m1, block: [1, 16], scale: ue8m0, scale_rounding: ceil"),
-        "4:68: formats.f.scale_rounding: unknown 'ceil'",
-        "did you mean 'rceil'?",
+        _format("element: e2m1, block: [1, 16], scale: ue8m0, scale_rounding: flor"),
+        "4:68: formats.f.scale_rounding: unknown 'flor'",
+        "did you mean 'floor'?",
     ),
     "unknown tensor scale": (
         _format("element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: bf16"),
         "4:65: formats.f.tensor_scale: unknown 'bf16'",
-        "write fp32",
+        "use one of: fp32, fp32-row",
     ),
     "misspelt format key": (
         _format("elment: e2m1, block: [1, 16], scale: fp32"),
@@ -303,7 +349,7 @@ CASES = {
     "unknown signs": (
         _transform("hadamard: 16, signs: random"),
         "5:28: transforms.t.signs: unknown 'random'",
-        "use one of: te, none",
+        "use one of: te, none, run, site, step",
     ),
     "unknown output": (
         _transform("hadamard: 16, output: fp8"),
@@ -492,8 +538,31 @@ CASES = {
     ),
     "unknown rounding": (
         _rule("match: {op: linear}, fprop: {input: {format: fp4, rounding: random}}"),
-        "6:66: rules[0].fprop.input.rounding: unknown 'random'",
-        "use one of: nearest, stochastic",
+        "6:66: rules[0].fprop.input.rounding: unknown rounding 'random'",
+        (
+            "use one of: nearest, nearest_away, nearest_zero, nearest_odd, toward_zero, up, down, odd, "
+            "stochastic, stochastic_equal"
+        ),
+    ),
+    "bits of a rounding that draws none": (
+        _rule("match: {op: linear}, fprop: {input: {format: fp4, rounding: 'up:4'}}"),
+        "6:66: rules[0].fprop.input.rounding: 'up:4': only random roundings draw bits",
+        "write up",
+    ),
+    "gradient outside fprop": (
+        _rule("match: {op: linear}, dgrad: {weight: {format: fp4, gradient: clipped}}"),
+        "6:57: rules[0].dgrad.weight.gradient: dgrad has no gradient of its own",
+        "write it in fprop, or remove it",
+    ),
+    "unknown gradient": (
+        _rule("match: {op: linear}, fprop: {input: {format: fp4, gradient: lsq}}"),
+        "6:66: rules[0].fprop.input.gradient: unknown gradient 'lsq'",
+        "use one of: ste, clipped, spline, dge, dge:5:3; with +absmax for the scale's own",
+    ),
+    "seed of fixed signs": (
+        _transform("hadamard: 16, signs: te, seed: 4"),
+        "5:32: transforms.t.seed: signs of te are not drawn from a seed",
+        "remove seed, or write signs: run",
     ),
     "misspelt operand key": (
         _rule("match: {op: linear}, fprop: {input: {format: fp4, round: nearest}}"),

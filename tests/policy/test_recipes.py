@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_nvfp4_keeps_the_last_blocks(total: int, kept: list[int]) -> None:
 
 def test_nvfp4_rounds_gradients_at_random_and_rotates_wgrad() -> None:
     treated = {
-        (role, kind): (operand.rounding, operand.transform and operand.transform.name)
+        (role, kind): (str(operand.rounding), operand.transform and operand.transform.name)
         for role, kinds in PRODUCTS.items()
         for kind, operand in zip(kinds, _decide("nvfp4", role).operands, strict=True)
     }
@@ -173,14 +174,26 @@ def _misfit(value: Any, schema: Any, root: Any) -> str:
             k: v for k, v in schema.items() if k != "$ref"
         }
     known = {"$schema", "$defs", "additionalProperties", "anyOf", "const", "default", "description",
-             "enum", "examples", "items", "maxItems", "minItems", "minLength", "prefixItems",
+             "enum", "examples", "exclusiveMaximum", "items", "maxItems", "minItems", "minLength",
+             "minimum", "pattern", "prefixItems",
              "properties", "required", "title", "type"}  # fmt: skip
     assert set(schema) <= known, f"this checker does not know {set(schema) - known}"
-    types = {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}
+    types: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "null": type(None),
+    }
+    types |= {"number": (int, float), "boolean": bool}
     if "anyOf" in schema and all(_misfit(value, part, root) for part in schema["anyOf"]):
         return f"{value!r} fits no alternative"
-    if "type" in schema and not isinstance(value, types[schema["type"]]):
+    wanted = schema.get("type", [])
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if wanted and not any(isinstance(value, types[name]) for name in wanted):
         return f"{value!r} is not of type {schema['type']}"
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        return f"{value!r} does not match"
     if value not in schema.get("enum", [value]) or value != schema.get("const", value):
         return f"{value!r} is not allowed"
     if isinstance(value, list):

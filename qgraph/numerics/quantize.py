@@ -1,0 +1,125 @@
+"""Quantizing a tensor: the definitions every kernel is held to, bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qgraph.formats import BlockFormat, Rounding
+from qgraph.formats.rounding import NEAREST, STOCHASTIC
+from qgraph.numerics.blocks import REFERENCE, Kernels, Noise, block_scales
+from qgraph.numerics.cast import decode, encode
+from qgraph.numerics.scales import e8m0_value
+from qgraph.numerics.tiles import check_axis, cut, from_tiles, to_tiles
+
+
+def fake_quant(
+    x: Tensor,
+    fmt: BlockFormat,
+    axis: int,
+    noise: Noise | None = None,
+    rounding: Rounding | None = None,
+    kernels: Kernels = REFERENCE,
+    amax: Tensor | None = None,
+) -> Tensor:
+    """Quantize `x` and dequantize it again: `x` on the grid of `fmt`.
+
+    Blocks lie along `axis`, the one a product sums over; a ragged last block is a shorter
+    block. Random rounding, of codes or of scales, needs `noise`; without a `rounding` codes are
+    rounded stochastically if there is noise, else to nearest. `amax` is the range of a `delayed`
+    format, from steps before.
+
+    Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same; amax [].
+    Dtypes: a floating-point one -> the same; arithmetic in float32, one rounding to x's dtype.
+    Raises: ShapeError if x has fewer than two axes or `axis` is not one of the last two.
+    Source: the rules of `qgraph.numerics.scales`.
+    """
+    x32 = _float32(x, axis)
+    scales = block_scales(x32, fmt, axis, noise, kernels, amax)
+    mode = rounding or usual_rounding(noise)
+    return kernels.round(x32, fmt, scales, axis, mode, noise, False).to(x.dtype).contiguous()
+
+
+def quantize(
+    x: Tensor,
+    fmt: BlockFormat,
+    axis: int,
+    noise: Noise | None = None,
+    rounding: Rounding | None = None,
+    kernels: Kernels = REFERENCE,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bits hardware would store: (codes, scales, tensor scale).
+
+    `axis` is moved last and both axes are padded with zeros to whole blocks. Codes of at most
+    4 bits are packed two to a byte, the even index in the low half. An asymmetric format stores
+    the zero point behind each scale.
+
+    Shapes: x [..., M, K] -> codes [..., M', K'] (or K'/2), scales [..., M'/A, K'/B] (asymmetric:
+    [..., M'/A, K'/B, 2]), tensor scale [], or [..., M, 1] with one for each row.
+    Dtypes: codes uint8, or uint16 for more than 8 bits; scales uint8 (E8M0) or float32 or, where
+    torch has it, the scale's own dtype; tensor scale float32.
+    Raises: ShapeError as `fake_quant`.
+    """
+    x32 = _float32(x, axis)
+    scales = block_scales(x32, fmt, axis, noise, kernels)
+    values = kernels.round(x32, fmt, scales, axis, rounding or usual_rounding(noise), noise, True)
+    padded = cut(values.movedim(axis, -1), fmt.block).flatten(-2, -1).flatten(-3, -2)
+    codes = encode(padded, fmt.element)
+    if fmt.element.bits <= 4:
+        if codes.shape[-1] % 2:
+            codes = torch.nn.functional.pad(codes, (0, 1))
+        codes = (codes[..., 0::2] & 15) | ((codes[..., 1::2] & 15) << 4)
+    stored = scales.stored.squeeze(-1).squeeze(-2)
+    if scales.zero is not None:
+        stored = torch.stack([stored, scales.zero.squeeze(-1).squeeze(-2)], -1)
+    if fmt.scale.name == "e4m3":
+        stored = stored.to(torch.float8_e4m3fn)
+    whole = scales.tensor_scale
+    if whole is None:
+        whole = torch.ones((), device=x.device)
+    elif whole.dim():
+        whole = whole.squeeze(-1).squeeze(-2)
+    return codes.contiguous(), stored.contiguous(), whole
+
+
+def dequantize(
+    codes: Tensor,
+    scales: Tensor,
+    tensor_scale: Tensor,
+    fmt: BlockFormat,
+    shape: torch.Size,
+    axis: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the values `quantize` stored, as `fake_quant` would give them.
+
+    Shapes: as `quantize` returns them -> `shape`.
+    Dtypes: -> `dtype`.
+    """
+    if fmt.element.bits <= 4:
+        codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2, -1)
+    scale = scales.float() if scales.dtype != torch.uint8 else e8m0_value(scales)
+    zero = None
+    if fmt.asymmetric:
+        scale, zero = scale[..., 0], scale[..., 1]
+    values = to_tiles(decode(codes, fmt.element), scale)
+    if zero is not None:
+        values = values + zero[..., :, None, :, None]
+    whole = tensor_scale[..., None, None] if tensor_scale.dim() else tensor_scale
+    scale = scale[..., :, None, :, None]
+    folded = fmt.two_level and fmt.dialect != "te" and fmt.scale.rounding != "eden"
+    values = values * (scale * whole if folded else scale)
+    if fmt.two_level and not folded:
+        values = values * whole
+    values = values + 0.0 if fmt.dialect == "modelopt" else values
+    return from_tiles(values, shape, axis).to(dtype).contiguous()
+
+
+def usual_rounding(noise: object) -> Rounding:
+    """Return the rounding where none is named: stochastic with noise, else nearest."""
+    return NEAREST if noise is None else STOCHASTIC
+
+
+def _float32(x: Tensor, axis: int) -> Tensor:
+    check_axis(x, axis)
+    return x.float()
