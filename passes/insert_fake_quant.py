@@ -2,8 +2,8 @@
 
     mm(x, y)  ->  mm(fake_quant(x, format, -1), fake_quant(y, format, -2))
 
-A stochastic operand also takes the step's seed, drawn once at the start of the forward, so that
-a recomputed forward and its backward see the same bits; `site` makes the draws independent.
+A random operand also takes the step's seed, drawn once: in the forward if a product there needs
+it, so that a recomputed forward and its backward see the same bits. `site` makes draws independent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch.fx import Graph, Node
+from torch.utils.checkpoint import CheckpointPolicy
 
 from qgraph import ops
 from qgraph.passes.edit import add_node, wrap_operand
@@ -65,10 +66,11 @@ def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:
     if not any(plan.stochastic for plan in plans):
         return None
     found = next(iter(graph.find_nodes(op="call_function", target=ops.seed)), None)
-    return found or _insert_seed(graph)
+    in_forward = any(plan.stochastic and plan.site.role == "fprop" for plan in plans)
+    return found or _insert_seed(graph, in_forward=in_forward)
 
 
-def _insert_seed(graph: Graph) -> Node:
+def _insert_seed(graph: Graph, *, in_forward: bool) -> Node:
     first = next(node for node in graph.nodes if node.op != "placeholder")
     mode = next(
         node.meta["val"].fake_mode
@@ -79,5 +81,7 @@ def _insert_seed(graph: Graph) -> Node:
         seed = graph.create_node("call_function", ops.seed, (), name="seed")
     with mode:
         seed.meta["val"] = ops.seed()
-    seed.meta["partitioner_tag"] = "is_forward"
+    # One draw: recomputed in the backward it would be another, and the two halves would not agree.
+    seed.meta["partitioner_tag"] = "is_forward" if in_forward else "must_be_in_backward"
+    seed.meta["recompute"] = CheckpointPolicy.MUST_SAVE
     return seed

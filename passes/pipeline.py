@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch.fx import Graph
 
 from qgraph.passes.insert_fake_quant import insert_fake_quant
+from qgraph.passes.insert_gradient import insert_gradient
 from qgraph.passes.insert_hadamard import insert_hadamard
 from qgraph.passes.lower import lower
 from qgraph.passes.plan import Plan, plan_sites
@@ -17,6 +18,7 @@ from qgraph.policy import Policy
 
 Pass = Callable[[Graph, Sequence[Plan]], None]
 PASSES: tuple[tuple[str, Pass], ...] = (
+    ("gradients", insert_gradient),
     ("rotate", insert_hadamard),
     ("quantize", insert_fake_quant),
     ("share", share_quant),

@@ -15,12 +15,13 @@ from qgraph.policy import OperandPolicy, Policy, unused_rules, why_unused
 
 @dataclass(frozen=True, kw_only=True)
 class OperandEntry:
-    """One operand as it is computed: its kind, format (`high` or a text form), rounding, transform."""
+    """One operand as it is computed: its kind, format (`high` or a text form), and what goes with it."""
 
     kind: str
     format: str
     rounding: str
     transform: str
+    gradient: str  # of the quantizer; empty for straight through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ def make_entry(plan: Plan) -> Entry:
                 format=str(policy.format or "high"),
                 rounding=str(policy.rounding),
                 transform=policy.transform.name if policy.transform else "",
+                gradient="" if policy.gradient.straight else str(policy.gradient),
             )
             for operand, policy in zip(site.operands, wanted, strict=True)
         ),
@@ -266,6 +268,7 @@ def _operand_text(entry: Entry) -> str:
     for operand in entry.operands:
         extra = [operand.transform] if operand.transform else []
         extra += [operand.rounding] if operand.rounding != "nearest" else []
+        extra += [f"gradient {operand.gradient}"] if operand.gradient else []
         words.append(" ".join([operand.kind, _compact(operand.format), *extra]))
     return ", ".join(words)
 

@@ -10,6 +10,7 @@ from qgraph import ops
 from qgraph.errors import GraphError
 from qgraph.passes.edit import below_permutes
 from qgraph.passes.insert_fake_quant import axis_is_free
+from qgraph.passes.insert_gradient import gradients
 from qgraph.passes.insert_hadamard import signs_of
 from qgraph.passes.plan import Plan
 from qgraph.passes.sites import Operand
@@ -27,6 +28,20 @@ def verify(graph: Graph, plans: Sequence[Plan]) -> None:
         wanted = plan.operands or (HIGH,) * len(plan.site.operands)
         for operand, policy in zip(plan.site.operands, wanted, strict=True):
             _check(plan, operand, policy)
+    for forward, _, policy, backward, _ in gradients(plans):
+        _check_gradient(forward, policy, backward)
+
+
+def _check_gradient(forward: Plan, policy: OperandPolicy, backward: Plan) -> None:
+    product = backward.site.node
+    expected = (str(policy.format), str(policy.gradient))
+    for user in product.users:
+        found = (user.args[2], user.args[4]) if user.target is ops.quant_backward else ()
+        if found != expected:
+            raise GraphError(
+                f"{product.name} ({backward.site.role} of '{forward.site.module}'): its result passes "
+                f"{' '.join(map(str, found)) or 'straight through'}, the plan says {' '.join(expected)}"
+            )
 
 
 def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:

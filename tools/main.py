@@ -14,6 +14,7 @@ from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.convert import convert
+from qgraph.tools.formats import formats
 from qgraph.tools.train import train
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check):
+for command in (convert, train, bench, check, formats):
     app.command()(command)
 
 

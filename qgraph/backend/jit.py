@@ -27,7 +27,7 @@ from torch.fx import Graph, GraphModule
 
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
-from qgraph.errors import ModelError
+from qgraph.errors import GraphError, ModelError, QGraphError
 from qgraph.ops import describe_lowering
 from qgraph.passes import GraphFacts, Report, block_of, find_sites, rewrite, stacks_of
 from qgraph.policy import Policy, check_blocks, load_policy
@@ -275,7 +275,12 @@ class _Rewrite(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
         facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.outline)
-        plans = rewrite(graph, self.policy, facts)
+        try:
+            plans = rewrite(graph, self.policy, facts)
+        except QGraphError:
+            raise
+        except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
+            raise GraphError(f"a pass failed on this graph: {error!r}") from error
         self.report.add(plans, self.frame)
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.

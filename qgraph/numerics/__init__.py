@@ -2,6 +2,7 @@
 
 from qgraph.numerics.blocks import REFERENCE, Noise
 from qgraph.numerics.cast import decode, encode, round_to
+from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
 from qgraph.numerics.noise import philox, random_bits
 from qgraph.numerics.quantize import dequantize, fake_quant, quantize
@@ -16,6 +17,7 @@ __all__ = [
     "fake_quant",
     "hadamard",
     "philox",
+    "quant_backward",
     "quantize",
     "random_bits",
     "random_signs",

@@ -71,12 +71,7 @@ def round_blocks(
     Shapes: x [..., M, K], scales [..., M/A, 1, K/B, 1] -> as x.
     Dtypes: float32.
     """
-    tiles = cut(x.movedim(axis, -1), fmt.block)
-    scaled = tiles / scales.encode if scales.divides else tiles * scales.encode
-    if scales.zero is not None:
-        scaled = scaled - scales.zero
-    if scales.plus_zero:
-        scaled = scaled + 0.0
+    scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), scales)
     bits = None
     if rounding.random and noise is not None:
         bits = random_bits(x.shape, axis, noise.seed, noise.site, x.device, rounding.bits)
@@ -90,6 +85,16 @@ def round_blocks(
     return from_tiles(values, x.shape, axis)
 
 
+def scale_tiles(tiles: Tensor, scales: Scales) -> Tensor:
+    """Return the elements as they are rounded: in units of the code.
+
+    Shapes: tiles [..., M/A, A, K/B, B] -> the same.
+    """
+    scaled = tiles / scales.encode if scales.divides else tiles * scales.encode
+    scaled = scaled if scales.zero is None else scaled - scales.zero
+    return scaled + 0.0 if scales.plus_zero else scaled
+
+
 REFERENCE = Kernels(largest=block_amax, round=round_blocks)
 
 
@@ -97,8 +102,8 @@ def block_scales(
     x: Tensor,
     fmt: BlockFormat,
     axis: int,
-    noise: Noise | None,
-    kernels: Kernels,
+    noise: Noise | None = None,
+    kernels: Kernels = REFERENCE,
     amax: Tensor | None = None,
 ) -> Scales:
     """Return the scales of the blocks of `x`, [..., M/A, 1, K/B, 1]."""

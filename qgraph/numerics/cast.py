@@ -149,6 +149,23 @@ def _look_up(x: Tensor, fmt: Codebook, rounding: Rounding, noise: Tensor | None)
     return torch.where(x.isnan(), x, found)
 
 
+def place_between(x: Tensor, fmt: Element) -> Tensor:
+    """Return where |x| lies between its neighbors: 0 on the one nearer zero, below 1 under the other.
+
+    Shapes: any -> the same.
+    Dtypes: float32.
+    """
+    if isinstance(fmt, Codebook):
+        values = torch.tensor(fmt.values, device=x.device)
+        index = torch.bucketize(x.contiguous(), values, right=True) - 1
+        low = index.clamp(0, len(fmt.values) - 2)
+        place = ((x - values[low]) / (values[low + 1] - values[low])).clamp(0, 1)
+        return torch.where(x < 0, 1 - place, place) % 1
+    magnitude = (x / fmt.unit).abs().clamp(max=_FLT_MAX)
+    steps = magnitude / _step(magnitude, fmt)[0]
+    return steps - torch.floor(steps)
+
+
 def encode(values: Tensor, fmt: Element) -> Tensor:
     """Return the codes of `values`, which must lie on the grid of `fmt`.
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from qgraph.numerics.noise import philox
+from qgraph.numerics.noise import philox_words
 
 # Signs of the 16-point rotation, one for all layers and runs.
 # Source: Transformer Engine 2, `transformer_engine/pytorch/tensor/nvfp4_tensor.py`.
@@ -16,8 +16,10 @@ TE_SIGNS = "+++-+------+-+--"
 
 def random_signs(count: int, seed: int, site: int) -> str:
     """Return `count` signs as text, from the lowest bits of Philox words keyed by (seed, site)."""
-    words = philox(torch.arange(-(-count // 4)), seed, site).flatten()[:count]
-    return "".join("-" if word & 1 else "+" for word in words.tolist())
+    words = (
+        word for counter in range(-(-count // 4)) for word in philox_words(counter, seed, site)
+    )
+    return "".join("-" if word & 1 else "+" for word in words)[:count]
 
 
 def hadamard(x: Tensor, signs: str, axis: int, output: str) -> Tensor:

@@ -34,6 +34,22 @@ def philox(counter: Tensor, seed: int, site: int) -> Tensor:
     return torch.stack(words, -1)
 
 
+def philox_words(counter: int, seed: int, site: int) -> tuple[int, int, int, int]:
+    """Return the words `philox` gives for one counter value, without a tensor."""
+    a, b, c, d = counter & _MASK, counter >> 32, 0, 0
+    keys = [seed & _MASK, site & _MASK]
+    for _ in range(10):
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b, c, d = (
+            (second >> 32) ^ b ^ keys[0],
+            second & _MASK,
+            (first >> 32) ^ d ^ keys[1],
+            first & _MASK,
+        )
+        keys = [(key + weyl) & _MASK for key, weyl in zip(keys, _WEYL, strict=True)]
+    return a, b, c, d
+
+
 def random_bits(
     shape: torch.Size, axis: int, seed: int, site: int, device: torch.device, bits: int = 8
 ) -> Tensor:

@@ -1,6 +1,14 @@
 """The ops qgraph puts in a graph, and what computes them."""
 
-from qgraph.ops.define import dequantize, fake_quant, hadamard, quantize, rotate_quant, seed
+from qgraph.ops.define import (
+    dequantize,
+    fake_quant,
+    hadamard,
+    quant_backward,
+    quantize,
+    rotate_quant,
+    seed,
+)
 from qgraph.ops.lowering import describe_lowering
 
 __all__ = [
@@ -8,6 +16,7 @@ __all__ = [
     "describe_lowering",
     "fake_quant",
     "hadamard",
+    "quant_backward",
     "quantize",
     "rotate_quant",
     "seed",

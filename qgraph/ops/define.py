@@ -4,6 +4,7 @@
     qgraph::hadamard(x, signs, axis, output, seed, site)      block rotation along an axis
     qgraph::fake_quant(x, format, axis, seed, site, rounding) quantize and dequantize
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
+    qgraph::quant_backward(grad, x, ...)            a gradient past a quantizer, not straight through
     qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import Block, parse_format, parse_rounding
+from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.quantize import usual_rounding
 from qgraph.ops import cpu
@@ -178,6 +179,15 @@ def _dequantize_fake(
     return codes.new_empty(shape, dtype=dtype)
 
 
+def _quant_backward(grad: Tensor, x: Tensor, format: str, axis: int, gradient: str) -> Tensor:
+    found = numerics.quant_backward(grad, x, parse_format(format), axis, parse_gradient(gradient))
+    return found.clone() if found is grad else found
+
+
+def _quant_backward_fake(grad: Tensor, x: Tensor, format: str, axis: int, gradient: str) -> Tensor:
+    return grad.new_empty(grad.shape)
+
+
 def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
@@ -203,6 +213,11 @@ _OPS = (
         _rotate_quant,
         _rotate_quant_fake,
     ),
+    (
+        "quant_backward(Tensor grad, Tensor x, str format, int axis, str gradient) -> Tensor",
+        _quant_backward,
+        _quant_backward_fake,
+    ),
     (f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)", _quantize, _quantize_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -222,5 +237,6 @@ seed = torch.ops.qgraph.seed.default
 hadamard = torch.ops.qgraph.hadamard.default
 fake_quant = torch.ops.qgraph.fake_quant.default
 rotate_quant = torch.ops.qgraph.rotate_quant.default
+quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default

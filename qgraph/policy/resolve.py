@@ -230,6 +230,9 @@ def _check_gradient(
     if transform is not None:
         problem = "the gradient of a rotated operand is straight through"
         raise document.fault(where, problem, "remove gradient or transform", at_key=True)
+    if fmt.scale.random or (entry.gradient.absmax and entry.rounding.random):
+        problem = f"the gradient {entry.gradient} needs numbers that are not drawn at random"
+        raise document.fault(where, problem, "round to nearest, or remove gradient", at_key=True)
     if entry.gradient.absmax and str(fmt.scale.range) != "absmax":
         problem = f"+absmax differentiates the range absmax, and this one is {fmt.scale.range}"
         raise document.fault(where, problem, f"write {entry.gradient.estimator}", at_key=True)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgraph.numerics import philox, random_bits
+from qgraph.numerics import philox, random_bits, random_signs
+from qgraph.numerics.noise import philox_words
 from tests.numerics.data import law
 
 CPU = torch.device("cpu")
@@ -124,3 +125,34 @@ def test_seeds_and_sites_give_unrelated_bytes(
 def test_neighboring_chunks_are_unrelated() -> None:
     found = random_bits(torch.Size([2**13, 16]), 1, 1, 1, CPU)
     assert abs(chi_square(found[1:] ^ found[:-1]) - 255) < 6 * 510**0.5
+
+
+@pytest.mark.parametrize("counter", [0, 1, 2**32 - 1, 2**40 + 3])
+def test_one_counter_value_gives_the_same_words_without_a_tensor(counter: int) -> None:
+    for seed, site in ((0, 0), (2**32 - 1, 7), (12345, 2**31)):
+        found = philox(torch.tensor([counter]), seed, site)[0].tolist()
+        assert found == list(philox_words(counter, seed, site))
+
+
+def test_signs_are_balanced_and_keyed() -> None:
+    assert random_signs(16, 1, 2) == random_signs(32, 1, 2)[:16]
+    assert len({random_signs(64, seed, site) for seed in range(8) for site in range(8)}) == 64
+    minus = sum(random_signs(256, seed, 0).count("-") for seed in range(64))
+    assert abs(minus - 8192) < 6 * 64  # six deviations of 16384 fair draws
+
+
+@pytest.mark.parametrize(("bits", "served"), [(1, 16), (4, 16), (8, 16), (9, 8), (16, 8)])
+def test_any_number_of_bits_is_the_top_of_its_bytes(bits: int, served: int) -> None:
+    shape = torch.Size([3, 40])
+    found = random_bits(shape, -1, 5, 6, CPU, bits)
+    wide = random_bits(shape, -1, 5, 6, CPU, 8 if bits <= 8 else 16)
+    assert torch.equal(found, wide >> ((8 if bits <= 8 else 16) - bits))
+    assert int(found.max()) < 2**bits
+    assert int(found.max()) >= 2**bits // 2
+    # The counter of an element's chunk, and its place in the counter's 128 bits.
+    chunks, width = -(-40 // served), 128 // served
+    for row, column in ((0, 0), (1, 17), (2, 39)):
+        counter, place = row * chunks + column // served, column % served
+        word = philox_words(counter, 5, 6)[place * width // 32]
+        want = (word >> (place * width % 32)) & ((1 << width) - 1)
+        assert int(wide[row, column]) == want

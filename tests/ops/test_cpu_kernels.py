@@ -91,12 +91,12 @@ def test_the_op_takes_any_format_and_gives_the_definition(text: str, dtype: torc
 @pytest.mark.parametrize("text", OTHER_FORMATS)
 def test_no_format_does_nothing(text: str) -> None:
     x = DATA["randn"]
-    found = ops.fake_quant(x, text, -1, torch.tensor([3]), 1)
+    found = ops.fake_quant(x, text, -1, torch.tensor([3]), 1, "nearest")
     finite = found.isfinite()
-    like = torch.nn.functional.cosine_similarity(found[finite], x[finite], 0)
+    like = torch.nn.functional.cosine_similarity(found[finite].double(), x[finite].double(), 0, 0)
     assert not torch.equal(found, x)
     assert float(finite.float().mean()) > 0.9
-    assert 0.75 < float(like) < 1.0001, like
+    assert 0.6 < float(like) < 1.0001, like
 
 
 @each_format
