@@ -37,7 +37,8 @@ def insert_gradient(graph: Graph, plans: Sequence[Plan]) -> None:
         with graph.inserting_after(below):
             args = (product, source, str(wanted.format), axis, str(wanted.gradient))
             new = add_node(graph, ops.quant_backward, args, like=product)
-        product.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+        for user in [user for user in product.users if user is not new]:
+            user.replace_input_with(product, new)
 
 
 def gradients(

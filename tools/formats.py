@@ -337,7 +337,7 @@ def plot_error(fmt: Element, name: str, codes: list[tuple[int, float | None]], f
     figure, (line, below) = plt.subplots(
         2, figsize=(9, 6), height_ratios=(1, 2.8), layout="constrained"
     )
-    line.set_title(f"{name}: {len(values)} values in {fmt.bits} bits")
+    line.set_title(f"{name}: {len(values)} values in {fmt.bits} bit{'s' * (fmt.bits > 1)}")
     line.plot(values, np.zeros(len(values)), "|", markersize=34, markeredgewidth=0.8)
     line.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     line.margins(x=0.02)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,16 +35,21 @@ class Noise:
         return replace(self, site=self.site | 1 << 31)
 
 
+ErrorKind = Literal["squared64", "absolute", "squared"]
+ERRORS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """The two steps that read and write every element.
+    """The steps that read and write every element.
 
     `largest(x, block, axis)`: see `block_amax`. `round(x, fmt, scales, axis, rounding, noise, codes)`:
-    see `round_blocks`.
+    see `round_blocks`. `error(x, values, block, axis, kind)`: see `block_error`.
     """
 
     largest: Callable[[Tensor, Block, int], Tensor]
     round: Callable[[Tensor, BlockFormat, Scales, int, Rounding, Noise | None, bool], Tensor]
+    error: Callable[[Tensor, Tensor, Block, int, ErrorKind], Tensor]
 
 
 def block_amax(x: Tensor, block: Block, axis: int) -> Tensor:
@@ -95,7 +101,19 @@ def scale_tiles(tiles: Tensor, scales: Scales) -> Tensor:
     return scaled + 0.0 if scales.plus_zero else scaled
 
 
-REFERENCE = Kernels(largest=block_amax, round=round_blocks)
+def block_error(x: Tensor, values: Tensor, block: Block, axis: int, kind: ErrorKind) -> Tensor:
+    """Return the error of `values` against `x` in each block, in the order of `qgraph.numerics.ranges`.
+
+    Shapes: x and values [..., M, K] -> [..., M/A, 1, K/B, 1].
+    Dtypes: float32 -> float64.
+    """
+    tiles, rounded = (cut(part.movedim(axis, -1), block) for part in (x, values))
+    if kind == "squared64":
+        return ranges.squared_error(tiles, rounded)
+    return ranges.ordered_error(tiles, rounded, squared=kind == "squared")
+
+
+REFERENCE = Kernels(largest=block_amax, round=round_blocks, error=block_error)
 
 
 def block_scales(
@@ -123,11 +141,10 @@ def block_scales(
         return _corrected(x, fmt, best, axis, bits, kernels)
     if len(shares) == 1:
         return best
-    tiles = cut(x.movedim(axis, -1), fmt.block)
-    error = _error(x, tiles, fmt, best, whole, axis, kernels)
+    error = _error(x, fmt, best, whole, axis, kernels)
     for share in shares[1:]:
         tried = _find(span, whole, fmt, bits, share)
-        again = _error(x, tiles, fmt, tried, whole, axis, kernels)
+        again = _error(x, fmt, tried, whole, axis, kernels)
         better = again < error
         error = torch.where(better, again, error)
         best = replace(
@@ -201,23 +218,17 @@ def _asymmetric(tiles: Tensor, fmt: BlockFormat) -> Scales:
 
 
 def _error(
-    x: Tensor,
-    tiles: Tensor,
-    fmt: BlockFormat,
-    scales: Scales,
-    whole: Tensor,
-    axis: int,
-    kernels: Kernels,
+    x: Tensor, fmt: BlockFormat, scales: Scales, whole: Tensor, axis: int, kernels: Kernels
 ) -> Tensor:
     """Return the error of each block under `scales`, as the format's range counts it."""
     kind = fmt.scale.range.kind
     as_te = kind != "mse" and fmt.two_level and fmt.dialect == "te"
     values = kernels.round(x, fmt, scales, axis, NEAREST, None, as_te)
-    values = cut(values.movedim(axis, -1), fmt.block)
-    if kind == "mse":
-        return ranges.squared_error(tiles, values)
     if as_te:  # its order of operations differs from that of dequantizing
         bound = torch.full_like(whole, fmt.element.max * fmt.scale.range.value)
-        values = values * scales.stored * whole / bound
+        tiles = cut(values.movedim(axis, -1), fmt.block) * scales.stored * whole / bound
+        values = from_tiles(tiles, x.shape, axis)
+    if kind == "mse":
+        return kernels.error(x, values, fmt.block, axis, "squared64")
     squared = kind == "4over6_mse" or fmt.dialect == "quartet2"
-    return ranges.ordered_error(tiles, values, squared=squared)
+    return kernels.error(x, values, fmt.block, axis, "squared" if squared else "absolute")

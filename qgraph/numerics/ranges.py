@@ -66,11 +66,12 @@ def fixed(tiles: Tensor, value: float) -> Tensor:
 
 
 def squared_error(tiles: Tensor, values: Tensor) -> Tensor:
-    """Return the squared error of each block, summed in float64.
+    """Return the squared error of each block, summed in float64 along each row, row after row.
 
     Shapes: both [..., M/A, A, K/B, B] -> [..., M/A, 1, K/B, 1].
     """
-    return _flat((values.double() - tiles.double()).square()).sum(-1)[..., :, None, :, None]
+    squares = _flat((values.double() - tiles.double()).square())
+    return squares.cumsum(-1)[..., -1:].unsqueeze(-3)  # a running sum has one order
 
 
 def ordered_error(tiles: Tensor, values: Tensor, *, squared: bool) -> Tensor:
@@ -91,7 +92,7 @@ def ordered_error(tiles: Tensor, values: Tensor, *, squared: bool) -> Tensor:
     while high > 1:
         high //= 2
         total = total[..., :high, :] + total[..., high:, :]
-    return total.unsqueeze(-1)
+    return total.unsqueeze(-1).double()
 
 
 def shares_of(range: Range) -> tuple[float, ...]:

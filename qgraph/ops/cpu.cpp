@@ -554,53 +554,196 @@ struct BlockScales {
   const float *encode, *zero, *decode, *whole;
 };
 
-inline float one(float v, const BlockScales& s, int64_t i, const Element& e, float noise) {
-  float q = e.divides ? v / s.encode[i] : v * s.encode[i];
-  if (s.zero) q = q - s.zero[i];
+// How elements are rounded: the usual cases without a branch, so that loops vectorize, and the rest.
+struct RoundAny {
+  Element e;
+  inline float operator()(float x, float noise) const { return round_any(x, e, noise); }
+};
+
+template <bool kInt, bool kNoise>
+struct RoundFast {  // floats with a mantissa, integers; nearest or stochastic
+  int mantissa;
+  uint32_t min_exponent;
+  int subnormals, one_zero;
+  float min, max;
+  inline float operator()(float x, float noise) const {
+    x = x < min ? min : x > max ? max : x;
+    const uint32_t sign = bits_of(x) & 0x80000000u;
+    const float a = float_of(bits_of(x) & 0x7fffffffu);
+    int m = mantissa;
+    if (!kInt && !subnormals) m = (bits_of(a) >> 23) < min_exponent ? 0 : m;
+    float r = kNoise ? round_stochastic<kInt>(a, m, min_exponent, noise) : round_nearest<kInt>(a, m, min_exponent);
+    r = float_of(bits_of(r) | sign);
+    r = r < min ? min : r > max ? max : r;
+    return one_zero ? r + 0.0f : r;
+  }
+};
+
+struct RoundList {  // up to 16 values, to nearest: a limit passed is one code more
+  int count;
+  float values[16], limits[16];
+  inline float operator()(float x, float) const {
+    int n = 0;
+    for (int i = 0; i < 15; ++i) n += i & 1 ? x >= limits[i] : x > limits[i];
+    const float v = values[n];
+    return x != x ? x : v;
+  }
+};
+
+template <class R>
+inline float one(float v, float encode, float zero, float decode, float whole, const Element& e, int parts,
+                 const R& round, float noise) {
+  float q = e.divides ? v / encode : v * encode;
+  if (parts & 1) q = q - zero;
   if (e.plus_zero) q = q + 0.0f;
-  q = round_any(q, e, noise);
-  if (!s.decode) return q;
-  if (s.zero) q = q + s.zero[i];
-  q = q * s.decode[i];
-  if (s.whole) q = q * s.whole[i];
+  q = round(q, noise);
+  if (!(parts & 2)) return q;
+  if (parts & 1) q = q + zero;
+  q = q * decode;
+  if (parts & 4) q = q * whole;
   return e.plus_zero ? q + 0.0f : q;
 }
 
-void round_blocks(const float* x, float* y, const Grid& g, const BlockScales& s, const Element& e, int random,
+template <class R, bool kRandom>
+void round_blocks(const float* x, float* y, const Grid& g, const BlockScales& s, const Element& e, const R& round,
                   uint32_t seed, uint32_t site) {
   const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
-  const int width = e.bits <= 8 ? 8 : 16;
+  const int width = e.bits <= 8 ? 8 : 16, per = 32 / width;
   const int64_t served = 128 / width, chunks = (g.size + served - 1) / served;
-  const int64_t strip = g.by_column ? std::min(kStrip, g.rows) : 1, strips = (g.rows + strip - 1) / strip;
+  const int parts = (s.zero ? 1 : 0) | (s.decode ? 2 : 0) | (s.whole ? 4 : 0);
   const bool serial = g.matrices * g.rows * g.size < kSerial;
   const float share = 1.0f / float(1 << e.bits);
-  const int64_t r_step = g.by_column ? 1 : g.size, k_step = g.by_column ? g.rows : 1;
+  const int64_t strip = g.by_column ? std::min(kStrip, g.rows) : 1, strips = (g.rows + strip - 1) / strip;
 #pragma omp parallel if (!serial)
   {
-    std::vector<uint32_t> words(4 * strip);
-    std::vector<float> noise(served * strip, 0.0f);
+    std::vector<uint32_t> words(4 * std::max(strip, g.by_column ? 0 : chunks));
+    std::vector<float> noise(kRandom ? (g.by_column ? served * strip : chunks * served) : 0);
+    std::vector<float> along(4 * strip);
     uint32_t* w = words.data();
+    const auto field = [&](uint32_t word, int64_t l) {
+      const uint32_t f = (word >> (width * (l % per))) & ((1u << width) - 1);
+      return float(int32_t(f >> (width - e.bits))) * share;
+    };
 #pragma omp for collapse(2)
     for (int64_t m = 0; m < g.matrices; ++m)
       for (int64_t p = 0; p < strips; ++p) {
         const int64_t r0 = p * strip, n = std::min(strip, g.rows - r0);
-        for (int64_t c = 0; c < chunks; ++c) {
-          if (random) {
-            philox(uint64_t(m * g.rows + r0) * chunks + c, chunks, n, seed, site, w, w + n, w + 2 * n, w + 3 * n);
-            const int per = 32 / width;
-            for (int64_t l = 0; l < served; ++l)
-              for (int64_t r = 0; r < n; ++r) {
-                const uint32_t field = (w[l / per * n + r] >> (width * (l % per))) & ((1u << width) - 1);
-                noise[l * n + r] = float(field >> (width - e.bits)) * share;
-              }
+        if (!g.by_column) {
+          const float* row = x + (m * g.rows + r0) * g.size;
+          float* out = y + (m * g.rows + r0) * g.size;
+          if (kRandom) {
+            philox(uint64_t(m * g.rows + r0) * chunks, 1, chunks, seed, site, w, w + chunks, w + 2 * chunks,
+                   w + 3 * chunks);
+            for (int64_t c = 0; c < chunks; ++c)
+              for (int64_t l = 0; l < served; ++l) noise[c * served + l] = field(w[l / per * chunks + c], l);
           }
-          const int64_t k1 = std::min((c + 1) * served, g.size);
-          for (int64_t k = c * served; k < k1; ++k)
+          for (int64_t j = 0; j < blocks; ++j) {
+            const int64_t i = (m * row_blocks + r0 / g.across) * blocks + j;
+            const float en = s.encode[i], ze = s.zero ? s.zero[i] : 0.0f, de = s.decode ? s.decode[i] : 1.0f,
+                        wh = s.whole ? s.whole[i] : 1.0f;
+            const int64_t k1 = std::min((j + 1) * g.along, g.size);
+            for (int64_t k = j * g.along; k < k1; ++k)
+              out[k] = one(row[k], en, ze, de, wh, e, parts, round, kRandom ? noise[k] : 0.0f);
+          }
+          continue;
+        }
+        float *en = along.data(), *ze = en + strip, *de = ze + strip, *wh = de + strip;
+        for (int64_t k = 0; k < g.size; ++k) {
+          if (k % g.along == 0)
             for (int64_t r = 0; r < n; ++r) {
-              const int64_t at = m * g.rows * g.size + (r0 + r) * r_step + k * k_step;
-              const int64_t block = (m * row_blocks + (r0 + r) / g.across) * blocks + k / g.along;
-              y[at] = one(x[at], s, block, e, random ? noise[(k - c * served) * n + r] : 0.0f);
+              const int64_t i = (m * row_blocks + (r0 + r) / g.across) * blocks + k / g.along;
+              en[r] = s.encode[i];
+              ze[r] = s.zero ? s.zero[i] : 0.0f;
+              de[r] = s.decode ? s.decode[i] : 1.0f;
+              wh[r] = s.whole ? s.whole[i] : 1.0f;
             }
+          if (kRandom && k % served == 0) {
+            philox(uint64_t(m * g.rows + r0) * chunks + k / served, chunks, n, seed, site, w, w + n, w + 2 * n,
+                   w + 3 * n);
+            for (int64_t l = 0; l < served; ++l)
+              for (int64_t r = 0; r < n; ++r) noise[l * strip + r] = field(w[l / per * n + r], l);
+          }
+          const float* drawn = kRandom ? noise.data() + k % served * strip : nullptr;
+          const float* row = x + (m * g.size + k) * g.rows + r0;
+          float* out = y + (m * g.size + k) * g.rows + r0;
+          for (int64_t r = 0; r < n; ++r)
+            out[r] = one(row[r], en[r], ze[r], de[r], wh[r], e, parts, round, kRandom ? drawn[r] : 0.0f);
+        }
+      }
+  }
+}
+
+template <bool kInt>
+RoundFast<kInt, false> fast_nearest(const Element& e) {
+  return {e.mantissa, uint32_t(e.min_exponent), e.subnormals, e.one_zero, e.min, e.max};
+}
+template <bool kInt>
+RoundFast<kInt, true> fast_stochastic(const Element& e) {
+  return {e.mantissa, uint32_t(e.min_exponent), e.subnormals, e.one_zero, e.min, e.max};
+}
+
+void choose(const float* x, float* y, const Grid& g, const BlockScales& s, const Element& e, int random,
+            uint32_t seed, uint32_t site) {
+  // The addition that rounds must stay in float32's range, and the step must be a normal number.
+  const int top = int(bits_of(e.max) >> 23);
+  const bool plain = e.kind != 2 && e.saturates && e.unit == 1.0f &&
+                     (e.kind == 1 || (e.mantissa > 0 && top + 23 - e.mantissa < 254 && e.min_exponent - e.mantissa > 0));
+  if (plain && e.mode == kNearest) {
+    if (e.kind == 1) return round_blocks<RoundFast<true, false>, false>(x, y, g, s, e, fast_nearest<true>(e), seed, site);
+    return round_blocks<RoundFast<false, false>, false>(x, y, g, s, e, fast_nearest<false>(e), seed, site);
+  }
+  if (plain && e.mode == kStochastic && random) {
+    if (e.kind == 1) return round_blocks<RoundFast<true, true>, true>(x, y, g, s, e, fast_stochastic<true>(e), seed, site);
+    return round_blocks<RoundFast<false, true>, true>(x, y, g, s, e, fast_stochastic<false>(e), seed, site);
+  }
+  if (e.kind == 2 && e.count <= 16 && e.mode == kNearest) {
+    RoundList list{e.count, {}, {}};
+    for (int i = 0; i < 16; ++i) {
+      list.values[i] = e.values[std::min(i, e.count - 1)];
+      list.limits[i] = i < e.count - 1 ? e.limits[i] : INFINITY;
+    }
+    return round_blocks<RoundList, false>(x, y, g, s, e, list, seed, site);
+  }
+  if (random) return round_blocks<RoundAny, true>(x, y, g, s, e, {e}, seed, site);
+  round_blocks<RoundAny, false>(x, y, g, s, e, {e}, seed, site);
+}
+
+// The error of each block, as qgraph/numerics/ranges.py sums it: 0 squared, float64, along a row and from
+// row to row; 1 absolute and 2 squared, float32, along each row, then halves of the rows onto halves.
+void block_error(const float* x, const float* y, double* out, const Grid& g, int kind) {
+  const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
+  const bool serial = g.matrices * g.rows * g.size < kSerial;
+  const int64_t r_step = g.by_column ? 1 : g.size, k_step = g.by_column ? g.rows : 1;
+  int64_t high = 1;
+  while (high < g.across) high *= 2;
+#pragma omp parallel if (!serial)
+  {
+    std::vector<float> sums(high);
+#pragma omp for collapse(2)
+    for (int64_t m = 0; m < g.matrices; ++m)
+      for (int64_t b = 0; b < row_blocks; ++b) {
+        const int64_t r1 = std::min((b + 1) * g.across, g.rows);
+        for (int64_t j = 0; j < blocks; ++j) {
+          const int64_t k1 = std::min((j + 1) * g.along, g.size);
+          std::fill(sums.begin(), sums.end(), 0.0f);
+          double total = 0.0;
+          for (int64_t r = b * g.across; r < r1; ++r) {
+            float sum = 0.0f;
+            for (int64_t k = j * g.along; k < k1; ++k) {
+              const int64_t at = m * g.rows * g.size + r * r_step + k * k_step;
+              if (kind == 0) {
+                const double d = double(y[at]) - double(x[at]);
+                total += d * d;
+              } else {
+                const float d = std::fabs(y[at] - x[at]);
+                sum += kind == 2 ? d * d : d;
+              }
+            }
+            sums[r - b * g.across] = sum;
+          }
+          for (int64_t half = high / 2; half > 0; half /= 2)
+            for (int64_t r = 0; r < half; ++r) sums[r] = sums[r] + sums[r + half];
+          out[(m * row_blocks + b) * blocks + j] = kind == 0 ? total : double(sums[0]);
         }
       }
   }
@@ -623,7 +766,12 @@ void qgraph_round_blocks(const float* x, float* y, int64_t matrices, int64_t row
   const Grid g{matrices, rows, size, across, along, by_column};
   const Element e{facts[0], facts[1], facts[2], facts[3], facts[4], facts[5], facts[6], facts[7], facts[8],
                   facts[9], facts[10], limits[0], limits[1], limits[2], count, values, turns};
-  round_blocks(x, y, g, {encode, zero, decode, whole}, e, random, seed, site);
+  choose(x, y, g, {encode, zero, decode, whole}, e, random, seed, site);
+}
+
+void qgraph_block_error(const float* x, const float* y, double* out, int64_t matrices, int64_t rows, int64_t size,
+                        int64_t across, int64_t along, int by_column, int kind) {
+  block_error(x, y, out, {matrices, rows, size, across, along, by_column}, kind);
 }
 
 uint32_t qgraph_amax(const void* x, int64_t n, int is_bf16) {

@@ -31,7 +31,7 @@ from qgraph.formats import (
     Rounding,
 )
 from qgraph.numerics import Noise
-from qgraph.numerics.blocks import Kernels
+from qgraph.numerics.blocks import ERRORS, ErrorKind, Kernels
 from qgraph.numerics.scales import Scales
 from qgraph.numerics.tiles import check_axis
 
@@ -161,7 +161,17 @@ def round_blocks(
     return out
 
 
-KERNELS = Kernels(largest=block_amax, round=round_blocks)
+def block_error(x: Tensor, values: Tensor, block: Block, axis: int, kind: ErrorKind) -> Tensor:
+    """See `qgraph.numerics.blocks.block_error`; both float32."""
+    grid, shape = _grid(x, block, axis)
+    out = torch.zeros(shape, dtype=torch.float64)
+    if x.numel():
+        x, values, number = x.contiguous(), values.contiguous(), ERRORS.index(kind)
+        _loaded().qgraph_block_error(x.data_ptr(), values.data_ptr(), out.data_ptr(), *grid, number)
+    return out
+
+
+KERNELS = Kernels(largest=block_amax, round=round_blocks, error=block_error)
 
 
 def _grid(x: Tensor, block: Block, axis: int) -> tuple[tuple[int, ...], torch.Size]:
@@ -274,6 +284,8 @@ def _library() -> ctypes.CDLL | str:
     library.qgraph_fake_quant.restype = None
     library.qgraph_block_amax.argtypes = [ptr, ptr, *[i64] * 5, i32]
     library.qgraph_block_amax.restype = None
+    library.qgraph_block_error.argtypes = [ptr, ptr, ptr, *[i64] * 5, i32, i32]
+    library.qgraph_block_error.restype = None
     library.qgraph_round_blocks.argtypes = (
         ptr, ptr, *[i64] * 5, i32, *[ptr] * 6, i32, ptr, ptr, i32, u32, u32,
     )  # fmt: skip

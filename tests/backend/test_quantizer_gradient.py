@@ -104,9 +104,10 @@ def test_gradients_equal_an_eager_layers(
         + f"- {{match: {{op: linear}}, fprop: {{input: {operands[0]}, weight: {operands[1]}}}}}"
     )
     found = {o.format: str(o.format) for o in policy.operands}
-    rules = (*found.values(), *gradients)
+    first, second = found.values()
+    rules = (first, second, *gradients)
     reference = Eager(deepcopy(model), rules)
-    straight = Eager(deepcopy(model), (*rules[:2], "ste", "ste"))
+    straight = Eager(deepcopy(model), (first, second, "ste", "ste"))
     trace = interpret(model, policy)
     got = take_step(model, x, target, seed=3)
     want, plain = (take_step(m, x, target, seed=3) for m in (reference, straight))
