@@ -8,7 +8,7 @@ from qgraph.formats.element import Codebook, Element, FloatFormat, IntFormat, fl
 
 OFP8 = "OCP 8-bit Floating Point Specification (OFP8) 1.0, table 1"
 MX = "OCP Microscaling Formats (MX) 1.0, section 5.3"
-LINEAR = "symmetric linear quantization, EfficientLLMs"
+LINEAR = "EfficientLLMs, arXiv 2407.11722"
 UE5M3_SOURCE = "FP4 design space, arXiv 2509.17791"
 
 E4M3 = FloatFormat(name="e4m3", exponent_bits=4, mantissa_bits=3, specials="nan_only", source=OFP8)
@@ -34,7 +34,7 @@ UE5M3 = FloatFormat(
     name="ue5m3", exponent_bits=5, mantissa_bits=3, specials="nan_only", signed=False,
     source=UE5M3_SOURCE,
 )  # fmt: skip
-UE4M3 = replace(E4M3, name="ue4m3", signed=False)
+UE4M3 = replace(E4M3, name="ue4m3", signed=False, source="PTX ISA 8.7, .ue4m3")
 BF16 = FloatFormat(
     name="bf16",
     exponent_bits=8,
@@ -68,7 +68,10 @@ NF4 = listed("nf4", _NF4, "QLoRA, arXiv 2305.14314, appendix E")
 TERNARY = listed("ternary", (-1.0, 0.0, 1.0), "ternary weights, arXiv 1605.04711")
 # On its only limit, zero, the even code would be -1; the sign of zero is plus.
 BINARY = Codebook(
-    name="binary", values=(-1.0, 1.0), limits=(-float32(2.0**-149),), source="arXiv 1602.02830"
+    name="binary",
+    values=(-1.0, 1.0),
+    limits=(-float32(2.0**-149),),
+    source="BNN, arXiv 1602.02830",
 )
 
 ELEMENTS: dict[str, Element] = {

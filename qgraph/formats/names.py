@@ -165,6 +165,9 @@ def _check_float(made: FloatFormat, name: str) -> None:
         raise FormatError(
             f"'{name}' has no exponent", f"write int{bits}, or eXmY with X from 1 to 8"
         )
+    if not made.signed and not mantissa_bits:
+        fix = "write it as scale: ue8m0, and an element such as e4m3"
+        raise FormatError(f"'{name}' is a power of two: a scale, not an element", fix)
     if exponent_bits > 8 or mantissa_bits > 10:
         raise FormatError(f"'{name}' is too wide", "write eXmY with X from 1 to 8, Y from 0 to 10")
     if made.specials == "ieee" and exponent_bits == 1:

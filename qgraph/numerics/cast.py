@@ -173,10 +173,16 @@ def encode(values: Tensor, fmt: Element) -> Tensor:
     of zero where there is none.
 
     Shapes: any -> the same.
-    Dtypes: float32 -> uint8, uint16 for more than 8 bits; integers in two's complement.
+    Dtypes: float32 -> that of `code_dtype`; integers in two's complement.
     """
-    dtype = torch.uint8 if fmt.bits <= 8 else torch.uint16
-    return _code(values, fmt).to(dtype)
+    return _code(values.contiguous(), fmt).to(code_dtype(fmt))
+
+
+def code_dtype(fmt: Element) -> torch.dtype:
+    """Return the dtype of codes: uint8, uint16 above 8 bits, int32 above 16 (tf32)."""
+    if fmt.bits > 16:
+        return torch.int32
+    return torch.uint8 if fmt.bits <= 8 else torch.uint16
 
 
 def _code(values: Tensor, fmt: Element) -> Tensor:

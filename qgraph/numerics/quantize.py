@@ -56,7 +56,7 @@ def quantize(
 
     Shapes: x [..., M, K] -> codes [..., M', K'] (or K'/2), scales [..., M'/A, K'/B] (asymmetric:
     [..., M'/A, K'/B, 2]), tensor scale [], or [..., M, 1] with one for each row.
-    Dtypes: codes uint8, or uint16 for more than 8 bits; scales uint8 (E8M0) or float32 or, where
+    Dtypes: codes as `code_dtype` says; scales uint8 (E8M0) or float32 or, where
     torch has it, the scale's own dtype; tensor scale float32.
     Raises: ShapeError as `fake_quant`.
     """

@@ -141,17 +141,17 @@ def one_level(
 ) -> Scales:
     """Return scales S = round(span / M) in the scale's format; elements are divided by them.
 
-    A block whose S underflows to 0 decodes to 0: without a tensor scale, gradients of 1e-5 do
-    under E4M3. What the format cannot hold saturates, and then so do the elements.
+    No scale is below the format's smallest value above zero. Without a tensor scale, gradients of
+    1e-5 are too small for E4M3: their codes become 0. What the format cannot hold saturates, and
+    then so do the elements.
 
     Shapes: any -> the same.
     Dtypes: float32.
-    Source: FP4 design space (arXiv 2509.17791), section 2.
+    Source: FP4 design space (arXiv 2509.17791), with its guard against scales of zero.
     """
     stored = round_to(span / torch.full_like(span, element.max), scale, noise, rounding)
-    # Dividing by FLT_MAX keeps a zero block finite; its scale makes it zero.
-    encode = torch.where(stored == 0, FLT_MAX, stored)
-    return Scales(encode=encode, decode=stored, stored=stored, divides=True)
+    stored = stored.clamp(min=scale.min_positive)
+    return Scales(encode=stored, decode=stored, stored=stored, divides=True)
 
 
 def power_of_two(span: Tensor, element: Element, scale: Scale) -> Scales:

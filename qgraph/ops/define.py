@@ -21,6 +21,7 @@ from torch import Tensor
 from qgraph import numerics
 from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
+from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
 from qgraph.ops import cpu
 
@@ -155,8 +156,8 @@ def _quantize_fake(
     scales = [*rows[:-2], (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along]
     size = scales[-1] * along
     size = (size + 1) // 2 if fmt.element.bits <= 4 else size
-    wide = torch.uint8 if fmt.element.bits <= 8 else torch.uint16
-    codes = x.new_empty([*rows[:-2], scales[-2] * across, size], dtype=wide)
+    shape = [*rows[:-2], scales[-2] * across, size]
+    codes = x.new_empty(shape, dtype=code_dtype(fmt.element))
     dtype = {"e4m3": torch.float8_e4m3fn}.get(fmt.scale.name, torch.float32)
     dtype = torch.uint8 if fmt.scale.kind == "power" else dtype
     whole = [*rows[:-1], 1] if fmt.tensor_scale == "fp32-row" else []

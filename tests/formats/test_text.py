@@ -188,6 +188,10 @@ MESSAGES = {
         "'e2m1/1x16/e4m3@modelopt': the dialect modelopt has 2 levels of scales",
         "add tensor_scale: fp32",
     ),
+    "ue8m0/row/fp32": (
+        "'ue8m0' is a power of two: a scale, not an element",
+        "write it as scale: ue8m0, and an element such as e4m3",
+    ),
     "e0m0/row/fp32": ("'e0m0' has no exponent", "write int2, or eXmY with X from 1 to 8"),
     "e9m2/row/fp32": (
         "'e9m2' is too wide",

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import parse_format
+from qgraph.formats.rounding import NEAREST
 from qgraph.numerics import Noise, fake_quant
+from qgraph.ops import cpu
 
 
 def effective_bits(x: Tensor, rounded: Tensor) -> float:
@@ -82,3 +84,47 @@ def test_no_element_moves_by_more_than_half_a_step_of_its_blocks_top_binade(text
     # the factor's own rounding adds 2**-22.
     assert bool(((rounded - x).abs() <= top * (2.0**-4 + 2.0**-22)).all())
     assert not torch.equal(rounded, x)
+
+
+def test_four_over_six_keeps_its_published_effective_bits(normal: Tensor) -> None:
+    x = normal[:1024].float()
+    found = {
+        text: effective_bits(
+            x, fake_quant(x, parse_format(text), -1, Noise(seed=1, site=1), NEAREST, cpu.KERNELS)
+        )
+        for text in (
+            "e2m1/1x16/e4m3:4over6_mse/fp32",
+            "e2m1/1x16/e4m3:4over6/fp32@quartet2",
+            "e2m1/1x16/e4m3-eden/fp32@quartet2",
+            "e2m1/1x16/e4m3:mse/fp32",
+            "e2m1/1x16/e4m3/fp32",
+        )
+    }
+    mse, quartet2, eden, searched, plain = found.values()
+    assert 3.52 < mse < 3.56
+    assert 3.52 < quartet2 < 3.56
+    assert 3.32 < eden < plain  # no rotation here; Quartet-II asks for more than 3.32
+    assert plain + 0.05 < searched < 3.56
+
+
+# What a gradient of scale 1e-5 keeps, in dB. An e4m3 scale loses it all where no tensor scale brings it
+# into range; ue5m3 has the exponents to reach down there, on its smallest value.
+GRADIENT_DB = {
+    "e2m1/1x16/e4m3/fp32": 20.4,
+    "e2m1/1x16/e4m3": 0.0,
+    "e2m1/1x16/ue5m3": 17.8,
+    "e2m1/1x32/ue8m0-rceil": 18.5,
+    "e2m1/1x16/fp32": 20.5,
+    "e2m1/1x16/ue5m3/fp32": 20.4,
+}
+
+
+def test_a_gradient_of_1e_minus_5_separates_the_scale_formats() -> None:
+    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(14)) * 1e-5
+    table = {}
+    for text in GRADIENT_DB:
+        rounded = fake_quant(x, parse_format(text), -1, None, None, cpu.KERNELS)
+        noise = (rounded - x).double().square().sum()
+        table[text] = float(10 * torch.log10(x.double().square().sum() / noise))
+    print("\n".join(f"{text:26s} {decibel:6.2f} dB" for text, decibel in table.items()))
+    assert table == pytest.approx(GRADIENT_DB, abs=0.15)

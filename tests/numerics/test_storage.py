@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from qgraph.formats import parse_format
+from qgraph.errors import ShapeError
+from qgraph.formats import find_element, parse_format
 from qgraph.numerics import Noise, dequantize, fake_quant, quantize
-from tests.numerics.data import FORMATS, kinds, same_bits
+from qgraph.numerics.cast import code_dtype
+from qgraph.numerics.storage import as_torch, swizzle, torch_dtype, unswizzle
+from tests.numerics.data import FORMATS, OTHER_FORMATS, kinds, same_bits
 
 DATA = kinds()
 each_format = pytest.mark.parametrize("text", FORMATS)
@@ -120,3 +123,73 @@ def test_the_tensor_scale_is_the_largest_magnitude_over_448_times_6() -> None:
     x = DATA["randn"]
     _, _, tensor_scale = quantize(x, parse_format("e2m1/1x16/e4m3/fp32"), -1)
     assert float(tensor_scale) == float(torch.div(x.abs().max(), torch.tensor(2688.0)))
+
+
+@pytest.mark.parametrize("text", OTHER_FORMATS)
+def test_every_other_format_round_trips_through_its_bits(text: str) -> None:
+    fmt, noise = parse_format(text), Noise(seed=3, site=4)
+    for kind in ("randn", "rows_exp3", "zero_block", "gradient", "negative_zero"):
+        for axis in (-1, -2):
+            x = DATA[kind]
+            codes, scales, whole = quantize(x, fmt, axis, noise)
+            found = dequantize(codes, scales, whole, fmt, x.shape, axis, x.dtype)
+            want = fake_quant(x, fmt, axis, noise)
+            assert torch.equal(found.nan_to_num(7.0), want.nan_to_num(7.0)), (kind, axis)
+            assert codes.dtype == code_dtype(fmt.element)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("e4m3", torch.float8_e4m3fn),
+        ("e5m2", torch.float8_e5m2),
+        ("e4m3+b8+fnuz", torch.float8_e4m3fnuz),
+        ("e5m2+b16+fnuz", torch.float8_e5m2fnuz),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("int8", torch.int8),
+        ("e5m2+overflow", torch.float8_e5m2),
+    ],
+)
+def test_torchs_own_dtypes_read_the_codes(name: str, dtype: torch.dtype) -> None:
+    text = f"{name}/1x16/fp32"
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(6))
+    codes, scales, whole = quantize(x, parse_format(text), -1)
+    typed, _ = as_torch(codes, scales, parse_format(text))
+    assert typed.dtype == dtype == torch_dtype(find_element(name))
+    values = typed.float() * scales.repeat_interleave(16, -1)
+    assert torch.equal(values, fake_quant(x, parse_format(text), -1))
+    assert typed.data_ptr() == codes.data_ptr()
+    assert float(whole) == 1.0
+
+
+def test_packed_e2m1_and_e8m0_have_torchs_dtypes_and_the_rest_stays() -> None:
+    fmt = parse_format("e2m1/1x32/ue8m0-rceil")
+    codes, scales, _ = quantize(torch.randn(2, 64), fmt, -1)
+    typed, powers = as_torch(codes, scales, fmt)
+    assert (typed.dtype, powers.dtype) == (torch.float4_e2m1fn_x2, torch.float8_e8m0fnu)
+    assert torch.equal(powers.float(), torch.exp2(scales.float() - 127))
+    odd = parse_format("e3m2/1x32/fp32")
+    codes, scales, _ = quantize(torch.randn(2, 64), odd, -1)
+    assert as_torch(codes, scales, odd) == (codes, scales)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (128, 4), (129, 5), (300, 17), (32, 4), (0, 3)])
+def test_swizzled_scales_lie_where_the_layout_says(shape: tuple[int, int]) -> None:
+    scales = torch.arange(1, shape[0] * shape[1] + 1, dtype=torch.int32).view(shape)
+    blocked = swizzle(scales)
+    wide = -(-shape[1] // 4)
+    for r in range(0, shape[0], 7):
+        for c in range(shape[1]):
+            tile = (r // 128) * wide + c // 4
+            at = tile * 512 + (r % 32) * 16 + (r // 32 % 4) * 4 + c % 4
+            assert int(blocked[at]) == int(scales[r, c])
+    assert int((blocked != 0).sum()) == scales.numel()
+    assert torch.equal(unswizzle(blocked, *shape), scales)
+
+
+def test_swizzle_refuses_what_is_no_matrix_or_has_another_size() -> None:
+    with pytest.raises(ShapeError, match=r"scales of one matrix are swizzled, not of shape \(3,\)"):
+        swizzle(torch.ones(3))
+    with pytest.raises(ShapeError, match="512 scales are not those of 129 x 4 blocks"):
+        unswizzle(torch.ones(512), 129, 4)

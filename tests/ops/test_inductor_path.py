@@ -1,0 +1,41 @@
+"""The definitions compiled by Inductor give the bits they give in eager mode."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from qgraph import numerics
+from qgraph.formats import parse_format, parse_rounding
+from qgraph.numerics import Noise
+from tests.numerics.data import kinds, same_bits
+
+DATA = kinds(32, 64)
+# One of each kind of element, scale, range and dialect; every one costs a compilation.
+CASES = (
+    ("e2m1/1x16/e4m3/fp32", "nearest"),
+    ("e2m1/16x16/e4m3/fp32", "stochastic"),
+    ("e4m3/1x32/ue8m0-rceil", "nearest"),
+    ("e5m2/tensor/fp32", "toward_zero"),
+    ("int8/row/fp32", "nearest"),
+    ("int4+asymmetric/1x32/fp32", "nearest_away"),
+    ("nf4/1x32/fp32", "nearest"),
+    ("e2m1/1x16/ue5m3-up", "odd"),
+    ("e2m1/1x16/e4m3:4over6/fp32", "nearest"),
+    ("e2m1/1x16/e4m3/fp32@modelopt", "nearest"),
+    ("e2m1/1x32/ue8m0-rfloor:std", "nearest"),
+    ("e5m2+overflow/1x32/fp32:fixed3", "up"),
+)
+
+
+@pytest.mark.parametrize(("text", "mode"), CASES)
+def test_compiled_definitions_give_the_same_bits(text: str, mode: str) -> None:
+    fmt, rounding = parse_format(text), parse_rounding(mode)
+    noise = Noise(seed=5, site=6) if rounding.random else None
+
+    def quantized(x: Tensor) -> Tensor:
+        return numerics.fake_quant(x, fmt, -1, noise, rounding)
+
+    torch.compiler.reset()
+    compiled = torch.compile(quantized, fullgraph=True)
+    wrong = [kind for kind, x in DATA.items() if not same_bits(compiled(x), quantized(x))]
+    assert wrong == []
