@@ -14,6 +14,7 @@ from torch.fx import Graph, Node
 from torch.utils.checkpoint import CheckpointPolicy
 
 from qgraph import ops
+from qgraph.formats import Range
 from qgraph.passes.edit import add_node, wrap_operand
 from qgraph.passes.plan import Plan
 from qgraph.policy import OperandPolicy
@@ -29,14 +30,19 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
             if wanted.format is None:
                 continue
             noise = _tail(wanted, seed, 2 * plan.site.number + index)
+            history = (plan.history[0], plan.history[1] + index)
             free = axis_is_free(wanted)
             text = str(wanted.format)
 
             def call(
                 base: Node, axis: int, plan: Plan = plan, text: str = text, free: bool = free,
-                noise: tuple[object, ...] = noise,
+                noise: tuple[object, ...] = noise, history: tuple[int, int] = history,
+                range: Range = wanted.format.scale.range,
             ) -> Node:  # fmt: skip
                 args = (base, text, -1 if free else axis, *noise)
+                if range.kind == "delayed":
+                    past = _past(graph, base, history, int(range.value), plan.site.node)
+                    args = (*args, *(None, 0, None)[len(noise) :], past)
                 return add_node(graph, ops.fake_quant, args, like=plan.site.node)
 
             wrap_operand(graph, plan.site.node, operand, call)
@@ -49,7 +55,17 @@ def axis_is_free(wanted: OperandPolicy) -> bool:
     """
     if wanted.format is None or wanted.transform or wanted.random:
         return False
+    if wanted.format.scale.range.kind == "delayed":
+        return False  # each operand has a history of its own
     return wanted.format.block.across == wanted.format.block.along
+
+
+def _past(graph: Graph, base: Node, history: tuple[int, int], length: int, product: Node) -> Node:
+    """Add the look at the steps before; a graph without a backward leaves the history alone."""
+    trains = any("tangents" in node.name for node in graph.find_nodes(op="placeholder"))
+    node = add_node(graph, ops.delayed, (base, *history, length, trains), like=product)
+    node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    return node
 
 
 def _tail(wanted: OperandPolicy, seed: Node | None, site: int) -> tuple[object, ...]:

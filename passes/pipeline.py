@@ -37,7 +37,7 @@ def rewrite(
 
     Raises: GraphError if a pass leaves an illegal graph.
     """
-    plans = plan_sites(find_sites(graph, facts), policy)
+    plans = plan_sites(find_sites(graph, facts), policy, facts)
     for name, step in PASSES:
         step(graph, plans)
         if name == until:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from qgraph.passes.sites import Site
+from qgraph.ops.history import row_of
+from qgraph.passes.sites import GraphFacts, Site
 from qgraph.passes.targets import argument_node, value_of
 from qgraph.policy import OperandPolicy, Policy, decide
 
@@ -20,7 +22,8 @@ class Plan:
     """What happens at one site, and why.
 
     `operands` are in argument order and empty unless the site is quantized. `reason` says why
-    it is not; `notes` say what a reader should know although it is.
+    it is not; `notes` say what a reader should know although it is. `history` is where the amaxes
+    of past steps are kept: the store, and the row of the first operand.
     """
 
     site: Site
@@ -29,6 +32,7 @@ class Plan:
     rule: str = ""
     reason: str = ""
     notes: tuple[str, ...] = ()
+    history: tuple[int, int] = (-1, 0)
 
     @property
     def stochastic(self) -> bool:
@@ -36,9 +40,21 @@ class Plan:
         return any(operand.random for operand in self.operands)
 
 
-def plan_sites(sites: Sequence[Site], policy: Policy) -> tuple[Plan, ...]:
-    """Return one plan for each site, in order."""
-    return tuple(_plan(site, policy) for site in sites)
+def plan_sites(
+    sites: Sequence[Site], policy: Policy, facts: GraphFacts | None = None
+) -> tuple[Plan, ...]:
+    """Return one plan for each site, in order; `facts` say where histories are kept."""
+    plans = [_plan(site, policy) for site in sites]
+    if facts is None or facts.history is None:
+        return tuple(plans)
+    numbers = {name: number for number, name in enumerate(sorted(set(facts.modules.values())))}
+    seen: Counter[tuple[str, str]] = Counter()
+    for index, plan in enumerate(plans):
+        site = plan.site
+        row = row_of(numbers.get(site.module, 0), site.role, seen[site.module, site.role], 0)
+        seen[site.module, site.role] += 1
+        plans[index] = replace(plan, history=(facts.history, row))
+    return tuple(plans)
 
 
 def _plan(site: Site, policy: Policy) -> Plan:

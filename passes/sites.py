@@ -39,12 +39,13 @@ class GraphFacts:
 
     `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
     stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
-    path of each module by its id, as text.
+    path of each module by its id, as text. `history` is the store of amax histories, if there is one.
     """
 
     parameters: frozenset[str]
     blocks: Mapping[str, int] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
+    history: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import typer
 
-from qgraph.formats import ELEMENTS, ROUNDINGS, SCALE_ROUNDINGS
+from qgraph.formats import ELEMENTS, NAMED, ROUNDINGS, SCALE_ROUNDINGS
 from qgraph.tools.format_facts import element_facts, short
 from qgraph.tools.screen import print_json, width
 
@@ -83,7 +83,7 @@ def print_all(as_json: bool) -> None:
     """Print the catalog and every other word, as a table or as JSON."""
     elements = [element_facts(fmt) for fmt in ELEMENTS.values()]
     if as_json:
-        words = {"ranges": RANGES, "dialects": DIALECTS, "gradients": GRADIENTS}
+        words = {"named": NAMED, "ranges": RANGES, "dialects": DIALECTS, "gradients": GRADIENTS}
         names = {key: _words(table) for key, table in words.items()}
         laws = {"roundings": ROUNDINGS, "scale_roundings": SCALE_ROUNDINGS}
         print_json({"elements": elements, **laws, **names})
@@ -109,6 +109,7 @@ def print_all(as_json: bool) -> None:
         "Block formats, in text form:": BLOCKS,
         "Scales and how they are rounded, the usual way first:": scales,
         "Ranges, the magnitude of a block that is mapped to the largest value:": RANGES,
+        "Block formats with a name:": NAMED,
         "Dialects, whose rules find the scales:": DIALECTS,
         "Roundings (the random ones take their bits, 1 to 16: stochastic:4):": ROUNDINGS,
         "Gradients of rounding:": GRADIENTS,

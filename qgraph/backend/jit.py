@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -29,6 +29,7 @@ from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.errors import GraphError, ModelError, QGraphError
 from qgraph.ops import describe_lowering
+from qgraph.ops.history import make_store
 from qgraph.passes import GraphFacts, Report, block_of, find_sites, rewrite, stacks_of
 from qgraph.policy import Policy, check_blocks, load_policy
 
@@ -47,6 +48,7 @@ class Outline:
     blocks: dict[str, int]
     modules: dict[str, str]
     weights: dict[int, str]  # parameters that can be a product's operand: name by id
+    history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
 
     @classmethod
     def of(cls, model: nn.Module) -> Outline:
@@ -98,6 +100,9 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     chosen, outline = as_policy(policy), Outline.of(model)
     check_blocks(chosen, [_Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    if chosen.history_length:
+        store = make_store(model, set(outline.modules.values()), chosen.history_length)
+        outline = replace(outline, history=store)
     report = Report(
         policy=chosen,
         lowering=describe_lowering(device_of(model)),
@@ -293,7 +298,11 @@ class _Rewrite(CustomGraphPass):
             )
 
     def uuid(self) -> str:
-        return cache_key(self.policy)
+        if self.outline is None or self.outline.history is None:
+            return cache_key(self.policy)
+        # Code that reads histories is of no use to another model, whose rows lie elsewhere.
+        names = sorted(set(self.outline.modules.values()))
+        return f"{cache_key(self.policy)} {self.outline.history} {names}"
 
 
 def graph_facts(
@@ -304,7 +313,9 @@ def graph_facts(
     if outline is None:
         sites = find_sites(graph, GraphFacts(parameters=names))
         return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
-    return GraphFacts(parameters=names, blocks=outline.blocks, modules=outline.modules)
+    return GraphFacts(
+        parameters=names, blocks=outline.blocks, modules=outline.modules, history=outline.history
+    )
 
 
 def _input_index(node: torch.fx.Node) -> int | None:

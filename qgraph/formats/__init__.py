@@ -8,13 +8,14 @@ from qgraph.formats.gradient import Gradient, parse_gradient
 from qgraph.formats.names import find_element, make_element, make_float, make_list
 from qgraph.formats.rounding import ROUNDINGS, Rounding, parse_rounding
 from qgraph.formats.scale import SCALE_ROUNDINGS, Range, Scale, make_range, make_scale
-from qgraph.formats.text import make_format, parse_format
+from qgraph.formats.text import NAMED, make_format, parse_format
 
 __all__ = [
     "E2M1",
     "E4M3",
     "E5M2",
     "ELEMENTS",
+    "NAMED",
     "ROUNDINGS",
     "SCALE_ROUNDINGS",
     "Block",

@@ -1,6 +1,7 @@
 """The ops qgraph puts in a graph, and what computes them."""
 
 from qgraph.ops.define import (
+    delayed,
     dequantize,
     fake_quant,
     hadamard,
@@ -12,6 +13,7 @@ from qgraph.ops.define import (
 from qgraph.ops.lowering import describe_lowering
 
 __all__ = [
+    "delayed",
     "dequantize",
     "describe_lowering",
     "fake_quant",

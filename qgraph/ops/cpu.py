@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from qgraph.formats import (
     Element,
     FloatFormat,
     IntFormat,
+    Range,
     Rounding,
 )
 from qgraph.numerics import Noise
@@ -73,9 +75,15 @@ def fuses(fmt: BlockFormat, rounding: Rounding) -> bool:
         plain = (
             isinstance(element, IntFormat) and element.range == "symmetric" and element.unit == 1
         )
-    scaled = str(fmt.scale) in _FUSED_SCALES and fmt.two_level == (fmt.scale.name == "e4m3")
+    scaled = _fused_scale(fmt) in _FUSED_SCALES and fmt.two_level == (fmt.scale.name == "e4m3")
     usual = fmt.dialect == "te" and fmt.tensor_scale != "fp32-row" and str(fmt.block) != "column"
     return plain and scaled and usual and str(rounding) in ("nearest", "stochastic")
+
+
+def _fused_scale(fmt: BlockFormat) -> str:
+    """Return the scale's text; a delayed range is a largest magnitude that is known."""
+    delayed = fmt.scale.range.kind == "delayed"
+    return str(replace(fmt.scale, range=Range()) if delayed else fmt.scale)
 
 
 def fake_quant(
@@ -108,7 +116,7 @@ def fake_quant(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
         outer, size, inner, rows, block.across or 1, block.along or size, whole,
         isinstance(element, IntFormat), mantissa, lowest, element.max,
-        _FUSED_SCALES[str(fmt.scale)], element.max_exponent,
+        _FUSED_SCALES[_fused_scale(fmt)], element.max_exponent,
         known_amax,
         noise is not None,
         noise.seed & 0xFFFFFFFF if noise else 0,

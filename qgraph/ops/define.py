@@ -5,6 +5,7 @@
     qgraph::fake_quant(x, format, axis, seed, site, rounding) quantize and dequantize
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
     qgraph::quant_backward(grad, x, ...)            a gradient past a quantizer, not straight through
+    qgraph::delayed_amax(x, store, row, ...)        the largest magnitude of the steps before
     qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
@@ -24,6 +25,7 @@ from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
 from qgraph.ops import cpu
+from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
 
@@ -70,8 +72,9 @@ def _fake_quant(
     seed: Tensor | None = None,
     site: int = 0,
     rounding: str | None = None,
+    amax: Tensor | None = None,
 ) -> Tensor:
-    return _quantized(x, format, axis, _noise(seed, site), rounding)
+    return _quantized(x, format, axis, _noise(seed, site), rounding, amax=amax)
 
 
 def _quantized(
@@ -81,14 +84,17 @@ def _quantized(
     noise: Noise | None,
     rounding: str | None,
     known_amax: int | None = None,
+    amax: Tensor | None = None,
 ) -> Tensor:
     fmt = parse_format(format)
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
     if not cpu.supports(x):
-        return numerics.fake_quant(x, fmt, axis, noise, mode)
+        return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
     if cpu.fuses(fmt, mode):
+        if amax is not None:
+            known_amax = int(amax.view(torch.int32))
         return cpu.fake_quant(x, fmt, axis, noise if mode.random else None, known_amax)
-    return numerics.fake_quant(x, fmt, axis, noise, mode, cpu.KERNELS)
+    return numerics.fake_quant(x, fmt, axis, noise, mode, cpu.KERNELS, amax)
 
 
 def _fake_quant_fake(
@@ -98,6 +104,7 @@ def _fake_quant_fake(
     seed: Tensor | None = None,
     site: int = 0,
     rounding: str | None = None,
+    amax: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -189,6 +196,10 @@ def _quant_backward_fake(grad: Tensor, x: Tensor, format: str, axis: int, gradie
     return grad.new_empty(grad.shape)
 
 
+def _delayed_amax_fake(x: Tensor, store: int, row: int, length: int, update: bool) -> Tensor:
+    return x.new_empty([], dtype=torch.float32)
+
+
 def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
@@ -208,7 +219,12 @@ _OPS = (
         _hadamard,
         _hadamard_fake,
     ),
-    (f"fake_quant(Tensor x, {_QUANT}) -> Tensor", _fake_quant, _fake_quant_fake),
+    (f"fake_quant(Tensor x, {_QUANT}, Tensor? amax=None) -> Tensor", _fake_quant, _fake_quant_fake),
+    (
+        "delayed_amax(Tensor x, int store, int row, int length, bool update) -> Tensor",
+        delayed_amax,
+        _delayed_amax_fake,
+    ),
     (
         f"rotate_quant(Tensor x, str signs, str output, {_QUANT}) -> Tensor",
         _rotate_quant,
@@ -228,8 +244,8 @@ _OPS = (
 )
 for _schema, _eager, _fake in _OPS:
     _name = _schema.split("(")[0]
-    # A draw must never be folded to a constant or moved; the rest are pure functions.
-    _tags = (torch.Tag.nondeterministic_seeded,) if _name == "seed" else ()
+    # A draw, or a look at the steps before, is never repeated or folded; the rest are pure.
+    _tags = (torch.Tag.nondeterministic_seeded,) if _name in ("seed", "delayed_amax") else ()
     _LIBRARY.define(_schema, tags=_tags)
     _LIBRARY.impl(_name, _eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"qgraph::{_name}", _fake, lib=_LIBRARY)
@@ -238,6 +254,7 @@ seed = torch.ops.qgraph.seed.default
 hadamard = torch.ops.qgraph.hadamard.default
 fake_quant = torch.ops.qgraph.fake_quant.default
 rotate_quant = torch.ops.qgraph.rotate_quant.default
+delayed = torch.ops.qgraph.delayed_amax.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default

@@ -125,6 +125,12 @@ class Policy:
         """Whether any operand takes random bits each step."""
         return any(operand.random for operand in self.operands)
 
+    @property
+    def history_length(self) -> int:
+        """How many past steps delayed ranges look at; 0 without any."""
+        ranges = (operand.format.scale.range for operand in self.operands if operand.format)
+        return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names and places do not."""
         facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
@@ -132,7 +138,7 @@ class Policy:
 
     def to_dict(self) -> dict[str, object]:
         """Return the policy in the file's own schema, with formats named by their text form."""
-        formats = {str(o.format): _format_entry(o.format) for o in self.operands if o.format}
+        formats = {str(o.format): format_entry(o.format) for o in self.operands if o.format}
         transforms: dict[str, object] = {}
         for transform in (o.transform for o in self.operands if o.transform):
             entry = _transform_facts(transform)
@@ -209,7 +215,8 @@ def _operand_entry(operand: OperandPolicy) -> object:
     return entry | ({"transform": operand.transform.name} if operand.transform else {})
 
 
-def _format_entry(fmt: BlockFormat) -> dict[str, object]:
+def format_entry(fmt: BlockFormat) -> dict[str, object]:
+    """Return a format as an entry of `formats`, in the file's own schema."""
     across, along = fmt.block.across, fmt.block.along
     entry: dict[str, object] = {
         "element": fmt.element.name,

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qgraph.errors import FormatError, Place
-from qgraph.formats import BlockFormat, find_element, make_format, make_scale
+from qgraph.formats import (
+    NAMED,
+    BlockFormat,
+    find_element,
+    make_format,
+    make_scale,
+    parse_format,
+)
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.document import Document, Path, shown
@@ -187,11 +194,9 @@ def _product(
 
 def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     document = names.document
-    known = [*names.formats, "high"]
-    if entry.format not in known:
-        problem = f"unknown format '{shown(entry.format)}'"
-        raise document.fault((*path, "format"), problem, nearest(entry.format, known))
     fmt = names.formats.get(entry.format)
+    if fmt is None and entry.format != "high":
+        fmt = _undeclared(entry.format, (*path, "format"), names)
     if fmt is None and entry.rounding != NEAREST:
         problem = f"{entry.rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
@@ -208,6 +213,20 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     return OperandPolicy(
         format=fmt, rounding=entry.rounding, transform=transform, gradient=entry.gradient
     )
+
+
+def _undeclared(text: str, path: Path, names: _Names) -> BlockFormat:
+    """Return a format that the file does not declare: one with a name of its own, or a text form."""
+    if text not in NAMED and "/" not in text:
+        known = [*names.formats, "high"]
+        fix = nearest(text, known)
+        if not fix.startswith("did you mean") and (near := nearest(text, NAMED)).startswith("did"):
+            fix = near
+        raise names.document.fault(path, f"unknown format '{shown(text)}'", fix)
+    try:
+        return parse_format(text)
+    except FormatError as error:
+        raise names.document.fault(path, shown(error.problem), error.fix) from None
 
 
 def _check_gradient(

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from qgraph.formats import Block, Range
+from qgraph.formats import Block, Range, parse_format
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
-from qgraph.policy.model import Output, Ragged, Signs
+from qgraph.policy.model import Output, Ragged, Signs, format_entry
 from qgraph.policy.values import (
     BlockShape,
     Count,
@@ -25,6 +25,7 @@ from qgraph.policy.values import (
     RoundingText,
     ScaleName,
     Version,
+    read_word,
 )
 
 CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -76,6 +77,15 @@ class FormatEntry(BaseModel):
     )
 
 
+def _as_format(value: object) -> object:
+    return format_entry(read_word(parse_format, value)) if isinstance(value, str) else value
+
+
+Format = Annotated[
+    FormatEntry, BeforeValidator(_as_format, json_schema_input_type=str | FormatEntry)
+]
+
+
 class TransformEntry(BaseModel):
     """A rotation of both operands of a product, which leaves the product as it was."""
 
@@ -97,7 +107,9 @@ class OperandEntry(BaseModel):
     """What happens to one operand."""
 
     model_config = CONFIG
-    format: str = _key("A name from `formats`, or high.", "high")
+    format: str = _key(
+        "A name from `formats`, high, or any format's own name or text form.", "high"
+    )
     rounding: RoundingText = _optional(
         "nearest (ties to even), stochastic (up or down at random so that the mean is exact; "
         "stochastic:4 with 4 random bits), or any other mode `qgraph formats` lists.",
@@ -200,8 +212,8 @@ class PolicyFile(BaseModel):
         "pad",
         "pad",
     )
-    formats: dict[str, FormatEntry] = _optional(
-        "Number formats by name.",
+    formats: dict[str, Format] = _optional(
+        "Number formats by name: fields, or the text form or name of one (`qgraph formats`).",
         {"fp8": {"element": "e4m3", "block": "tensor", "scale": "fp32"}},
         {},
     )

@@ -44,7 +44,7 @@ def _version(value: object) -> int:
     return value
 
 
-def _read(reader: Callable[[str], _T], value: object) -> _T:
+def read_word(reader: Callable[[str], _T], value: object) -> _T:
     """Read one word with a reader that raises FormatError."""
     if isinstance(value, list | dict):
         kind = "a list" if isinstance(value, list) else "a mapping"
@@ -67,7 +67,7 @@ def _element(value: object) -> str:
 
 
 def _scale(value: object) -> str:
-    return _read(lambda text: make_scale(text).name, value)
+    return read_word(lambda text: make_scale(text).name, value)
 
 
 def _block(value: object) -> Block:
@@ -170,17 +170,17 @@ ScaleName = Annotated[
 ]
 RangeText = Annotated[
     Range,
-    PlainValidator(lambda value: _read(make_range, value)),
+    PlainValidator(lambda value: read_word(make_range, value)),
     _word(r"absmax|mse|std|rms|4over6(_mse)?(_448)?|(p|fixed|delayed)[\d.]+"),
 ]
 RoundingText = Annotated[
     Rounding,
-    PlainValidator(lambda value: _read(parse_rounding, value)),
+    PlainValidator(lambda value: read_word(parse_rounding, value)),
     _word(f"({'|'.join(ROUNDINGS)})(:\\d+)?"),
 ]
 GradientText = Annotated[
     Gradient,
-    PlainValidator(lambda value: _read(parse_gradient, value)),
+    PlainValidator(lambda value: read_word(parse_gradient, value)),
     _word(r"(ste|clipped|spline|dge)(:[\d.]+)*(\+absmax)?"),
 ]
 BlockShape = Annotated[

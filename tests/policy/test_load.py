@@ -5,6 +5,7 @@ import pytest
 
 from qgraph.errors import PolicyError
 from qgraph.policy import load_policy, load_policy_dict, load_policy_text, recipe_names
+from qgraph.policy.load import dump_policy
 
 RECIPES = "fp8, high, int8, mxfp4, mxfp8, nvfp4, nvfp4_naive"
 TEXT = """\
@@ -135,3 +136,60 @@ def test_data_that_holds_itself_is_an_error() -> None:
 
 def test_recipes_are_listed_sorted() -> None:
     assert ", ".join(recipe_names()) == RECIPES
+
+
+def test_a_format_is_fields_or_text_or_a_name_or_not_declared_at_all() -> None:
+    policy = load_policy_text(
+        "qgraph: 1\nname: forms\nformats:\n"
+        "  fields: {element: {exponent_bits: 3, mantissa_bits: 2, bias: 2.5}, block: row, scale: fp32}\n"
+        "  values: {element: [-1, -0.25, 0, 0.25, 1], block: row, scale: fp32, range: p99.9}\n"
+        "  integer: {element: {bits: 6, range: full}, block: row, scale: fp32}\n"
+        "  fixed: {element: {bits: 8, fraction_bits: 4}, scale: none}\n"
+        "  named: mxfp8\n"
+        "  text: e2m1/1x16/ue5m3-up\n"
+        "  rceil: {element: e4m3, block: [1, 32], scale: ue8m0, dialect: rceil}\n"
+        "  ocp: {element: e4m3, block: [1, 32], scale: ue8m0, dialect: ocp}\n"
+        "rules:\n"
+        "- {match: {module: a}, fprop: {input: fields, weight: values}}\n"
+        "- {match: {module: b}, fprop: {input: named, weight: text}}\n"
+        "- {match: {module: c}, fprop: {input: nvfp4, weight: int8/row/fp32}}\n"
+        "- {match: {module: d}, fprop: {input: integer, weight: fixed}}\n"
+        "- {match: {module: e}, fprop: {input: rceil, weight: ocp}}\n"
+    )
+    assert [str(operand.format) for operand in policy.operands] == [
+        "e3m2+b2.5/row/fp32",
+        "list(-1,-0.25,0,0.25,1)/row/fp32:p99.9",
+        "e4m3/1x32/ue8m0-rceil",
+        "e2m1/1x16/ue5m3-up",
+        "e2m1/1x16/e4m3/fp32",
+        "int8/row/fp32",
+        "int6+full/row/fp32",
+        "fixed4.4/tensor/none",
+        "e4m3/1x32/ue8m0-rceil",
+        "e4m3/1x32/ue8m0-floor",
+    ]
+    again = load_policy_dict(policy.to_dict())
+    assert again.fingerprint() == policy.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "rounding: 'stochastic:4'", "rounding: odd", "gradient: 'dge:3:2+absmax'",
+        "gradient: clipped, rounding: up", "transform: run", "transform: site", "transform: step",
+    ],
+)  # fmt: skip
+def test_what_an_operand_says_survives_writing_and_changes_the_fingerprint(tail: str) -> None:
+    head = (
+        "qgraph: 1\nname: x\ntransforms:\n  run: {hadamard: 32, signs: run, seed: 9}\n"
+        "  site: {hadamard: 32, signs: site}\n  step: {hadamard: 32, signs: step}\nrules:\n"
+    )
+    operands = "{{input: {{format: mxfp8{0}}}, weight: {{format: mxfp8{1}}}}}"
+    rule = "- {{match: {{op: linear}}, fprop: " + operands + "}}\n"
+    both = f", {tail}" if "transform" in tail else ""
+    plain = load_policy_text(head + rule.format("", ""))
+    policy = load_policy_text(head + rule.format(f", {tail}", both))
+    assert policy.fingerprint() != plain.fingerprint()
+    again = load_policy_text(dump_policy(policy))
+    assert [*again.operands] == [*policy.operands]
+    assert again.fingerprint() == policy.fingerprint()

@@ -209,8 +209,8 @@ CASES = {
     ),
     "format is a word": (
         HEAD + "formats:\n  fp4: e2m1\n" + RULE,
-        "4:8: formats.fp4: 'e2m1' is not a mapping",
-        "write fp4: {element: e2m1, block: [1, 32], scale: ue8m0}",
+        "4:8: formats.fp4: unknown format 'e2m1'",
+        "write element/block/scale, as in e2m1/1x16/e4m3/fp32",
     ),
     "format called high": (
         HEAD + "formats:\n  high: {element: e2m1, block: row, scale: fp32}\n" + RULE,
@@ -548,6 +548,16 @@ CASES = {
         _rule("match: {op: linear}, fprop: {input: {format: fp4, rounding: 'up:4'}}"),
         "6:66: rules[0].fprop.input.rounding: 'up:4': only random roundings draw bits",
         "write up",
+    ),
+    "misspelt name of a known format": (
+        _rule("match: {op: linear}, fprop: {input: nvfp3}"),
+        "6:42: rules[0].fprop.input: unknown format 'nvfp3'",
+        "did you mean 'nvfp4'?",
+    ),
+    "text form with a wrong part": (
+        _rule("match: {op: linear}, fprop: {input: e2m1/1x16/e4m5x}"),
+        "6:42: rules[0].fprop.input: unknown scale 'e4m5x'",
+        "use one of: fp32, none, ue8m0 (or ueXm0), or a float such as e4m3 or ue5m3",
     ),
     "gradient outside fprop": (
         _rule("match: {op: linear}, dgrad: {weight: {format: fp4, gradient: clipped}}"),
