@@ -1,6 +1,6 @@
 """Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
 
-from qgraph.passes.pipeline import PASSES, rewrite
+from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
 from qgraph.passes.sites import GraphFacts, Operand, Site, block_of, find_sites, stacks_of
@@ -13,6 +13,7 @@ __all__ = [
     "Plan",
     "Report",
     "Site",
+    "Target",
     "block_of",
     "find_sites",
     "graph_text",

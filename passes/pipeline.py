@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch.fx import Graph
 
@@ -10,12 +11,14 @@ from qgraph.passes.insert_fake_quant import insert_fake_quant
 from qgraph.passes.insert_gradient import insert_gradient
 from qgraph.passes.insert_hadamard import insert_hadamard
 from qgraph.passes.lower import lower
+from qgraph.passes.lower_native import lower_native
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.share import share_quant
 from qgraph.passes.sites import GraphFacts, find_sites
 from qgraph.passes.verify import verify
 from qgraph.policy import Policy
 
+Target = Literal["emulate", "native"]
 Pass = Callable[[Graph, Sequence[Plan]], None]
 PASSES: tuple[tuple[str, Pass], ...] = (
     ("gradients", insert_gradient),
@@ -29,11 +32,16 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 
 
 def rewrite(
-    graph: Graph, policy: Policy, facts: GraphFacts, until: str | None = None
+    graph: Graph,
+    policy: Policy,
+    facts: GraphFacts,
+    until: str | None = None,
+    target: Target = "emulate",
 ) -> tuple[Plan, ...]:
     """Rewrite `graph` in place as `policy` says and return what was decided at each site.
 
-    With `until`, stop after the pass of that name: the graph before it is lowered, for reading.
+    The target `native` multiplies codes where the device can; `emulate` multiplies what the codes
+    are worth. With `until`, stop after the pass of that name: the graph before it is lowered, for reading.
 
     Raises: GraphError if a pass leaves an illegal graph.
     """
@@ -41,5 +49,5 @@ def rewrite(
     for name, step in PASSES:
         step(graph, plans)
         if name == until:
-            break
-    return plans
+            return plans
+    return lower_native(graph, plans) if target == "native" else plans

@@ -23,7 +23,8 @@ class Plan:
 
     `operands` are in argument order and empty unless the site is quantized. `reason` says why
     it is not; `notes` say what a reader should know although it is. `history` is where the amaxes
-    of past steps are kept: the store, and the row of the first operand.
+    of past steps are kept: the store, and the row of the first operand. `lowering` says how the
+    target `native` computes it.
     """
 
     site: Site
@@ -33,6 +34,7 @@ class Plan:
     reason: str = ""
     notes: tuple[str, ...] = ()
     history: tuple[int, int] = (-1, 0)
+    lowering: str = ""
 
     @property
     def stochastic(self) -> bool:

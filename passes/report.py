@@ -42,6 +42,7 @@ class Entry:
     rule: str
     reason: str
     notes: tuple[str, ...]
+    lowering: str  # for the target native: `native int8`, or `emulated: why`
 
     @property
     def formats(self) -> str:
@@ -122,6 +123,7 @@ def make_entry(plan: Plan) -> Entry:
         rule=plan.rule,
         reason=plan.reason,
         notes=plan.notes,
+        lowering=plan.lowering,
     )
 
 
@@ -245,6 +247,9 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     notes = Counter(note for entry in entries for note in entry.notes)
     for note, count in notes.items():
         yield f"note: {count} products: {note}"
+    lowered = Counter(entry.lowering for entry in entries if entry.lowering)
+    for lowering, count in lowered.most_common():
+        yield f"{count} products: {lowering}"
     for rule in unused_rules(report.policy, entries):
         yield f"warning: {rule.text}: {why_unused(rule, entries)}"
     if entries and report.not_captured:

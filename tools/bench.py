@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +18,9 @@ def bench(
         str, typer.Option(help="As for convert; preset:bench-llama is the model the README quotes.")
     ] = ("preset:bench-llama"),
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
+    target: Annotated[
+        str, typer.Option(help="emulate, or native: products on codes where the device has them.")
+    ] = "emulate",
     batch: Annotated[int, typer.Option(min=1)] = 4,
     length: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
     rounds: Annotated[
@@ -26,10 +30,10 @@ def bench(
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
-    JSON keys: model, policy, device, tokens, rounds; plain and qgraph, each with first_call_s,
-    median_step_s, steps_s, peak_memory_bytes (of one step, above what was held before it); ratios with
-    first_call, step, peak_memory; pass_s, the time spent in qgraph's passes, and pass_share, of its first
-    call.
+    JSON keys: model, policy, target, lowering (how many products run how), device, tokens, rounds;
+    plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one step,
+    above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time spent
+    in qgraph's passes, and pass_share, of its first call.
     """
     chosen = load_policy(policy)
     with progress(rounds + 4) as step:
@@ -37,7 +41,7 @@ def bench(
         import torch
 
         from qgraph.backend.examples import example_inputs
-        from qgraph.backend.jit import compile, coverage
+        from qgraph.backend.jit import check_target, compile, coverage
         from qgraph.backend.measure import measure, training_step
         from qgraph.backend.models import load_model
 
@@ -46,16 +50,18 @@ def bench(
         inputs = example_inputs(plain, batch, length)
         with torch.no_grad():
             plain(**inputs)  # some models set themselves up in their first call
-        quantized = compile(copy.deepcopy(plain), chosen)
+        quantized = compile(copy.deepcopy(plain), chosen, target=check_target(target))
         plain.compile()
         steps = {"plain": training_step(plain, inputs), "qgraph": training_step(quantized, inputs)}
         times = measure(steps, rounds, step)
     first, second = times["plain"], times["qgraph"]
     passes = coverage(quantized).pass_seconds
     share = passes / second.first_call
-    result = {
+    result: dict[str, Any] = {
         "model": model,
         "policy": chosen.name,
+        "target": target,
+        "lowering": dict(Counter(e.lowering for e in coverage(quantized).entries if e.lowering)),
         "device": device,
         "tokens": batch * length,
         "rounds": rounds,
@@ -110,4 +116,6 @@ def bench(
             label, f"{one:{form}} {unit}", f"{two:{form}} {unit}", f"{two / max(one, 1e-9):.2f}"
         )
     Console(file=sys.stdout, width=width()).print(table)
+    for lowering, count in result["lowering"].items():
+        sys.stdout.write(f"{count} products: {lowering}\n")
     sys.stdout.write(f"qgraph's passes: {passes:.2f} s, {100 * share:.1f}% of its first call\n")

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -30,7 +30,15 @@ from qgraph.backend.decompositions import decompositions
 from qgraph.errors import GraphError, ModelError, QGraphError
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
-from qgraph.passes import GraphFacts, Report, block_of, find_sites, rewrite, stacks_of
+from qgraph.passes import (
+    GraphFacts,
+    Report,
+    Target,
+    block_of,
+    find_sites,
+    rewrite,
+    stacks_of,
+)
 from qgraph.policy import Policy, check_blocks, load_policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -82,22 +90,30 @@ def as_policy(policy: PolicyLike) -> Policy:
 
 
 def compile(
-    model: Model, policy: PolicyLike = "nvfp4", *, codegen: bool = True, **options: Any
+    model: Model,
+    policy: PolicyLike = "nvfp4",
+    *,
+    target: Target = "emulate",
+    codegen: bool = True,
+    **options: Any,
 ) -> Model:
     """Compile `model` in place so that its matrix products run as `policy` says; return it.
 
     The class, parameters, `state_dict`, `save_pretrained` and `generate` stay as they were. Graphs
     are captured and rewritten at the first call; `coverage(model)` then tells what was done.
-    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). Without `codegen` the rewritten
+    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). The target `emulate` multiplies
+    what codes are worth, in the compute dtype; `native` multiplies the codes themselves where the
+    device can, and the report says which products it could not. Without `codegen` the rewritten
     graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
     Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
-        ModelError if `model` is not a module or `options` names a backend.
+        ModelError if `model` is not a module, the target is unknown or `options` names a backend.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"qgraph.compile takes a torch.nn.Module, not {type(model).__name__}")
     if "backend" in options:
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
+    target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
     check_blocks(chosen, [_Layer.at(name, outline.blocks) for name in outline.modules.values()])
     if chosen.history_length:
@@ -108,9 +124,21 @@ def compile(
         lowering=describe_lowering(device_of(model)),
         not_captured=set(outline.weights.values()),
     )
-    _compile_in_place(model, make_backend(chosen, report, outline, codegen=codegen), options)
+    backend = make_backend(chosen, report, outline, target=target, codegen=codegen)
+    _compile_in_place(model, backend, options)
     _COMPILED[model] = (report, ref(model._compiled_call_impl))
     return model
+
+
+def check_target(name: str) -> Target:
+    """Return the target of this name.
+
+    Raises: ModelError naming the targets there are.
+    """
+    found = next((target for target in get_args(Target) if target == name), None)
+    if found is None:
+        raise ModelError(f"unknown target '{name}'", f"use one of: {', '.join(get_args(Target))}")
+    return found  # type: ignore[no-any-return]
 
 
 def coverage(model: nn.Module) -> Report:
@@ -163,7 +191,12 @@ def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any
 
 
 def make_backend(
-    policy: Policy, report: Report, outline: Outline | None = None, *, codegen: bool = True
+    policy: Policy,
+    report: Report,
+    outline: Outline | None = None,
+    *,
+    target: Target = "emulate",
+    codegen: bool = True,
 ) -> Backend:
     """Return a torch.compile backend for one policy; what it does is added to `report`.
 
@@ -193,6 +226,7 @@ def make_backend(
             parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
             outline=outline,
             frame=frame,
+            target=target,
         )
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)
@@ -276,12 +310,13 @@ class _Rewrite(CustomGraphPass):
     parameters: frozenset[int]  # positions among the graph's inputs
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
+    target: Target
 
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
         facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.outline)
         try:
-            plans = rewrite(graph, self.policy, facts)
+            plans = rewrite(graph, self.policy, facts, target=self.target)
         except QGraphError:
             raise
         except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
@@ -298,11 +333,12 @@ class _Rewrite(CustomGraphPass):
             )
 
     def uuid(self) -> str:
+        key = f"{cache_key(self.policy)} {self.target}"
         if self.outline is None or self.outline.history is None:
-            return cache_key(self.policy)
+            return key
         # Code that reads histories is of no use to another model, whose rows lie elsewhere.
         names = sorted(set(self.outline.modules.values()))
-        return f"{cache_key(self.policy)} {self.outline.history} {names}"
+        return f"{key} {self.outline.history} {names}"
 
 
 def graph_facts(

@@ -8,6 +8,7 @@ from qgraph.ops.define import (
     quant_backward,
     quantize,
     rotate_quant,
+    scaled_mm,
     seed,
 )
 from qgraph.ops.lowering import describe_lowering
@@ -21,5 +22,6 @@ __all__ = [
     "quant_backward",
     "quantize",
     "rotate_quant",
+    "scaled_mm",
     "seed",
 ]

@@ -749,9 +749,97 @@ void block_error(const float* x, const float* y, double* out, const Grid& g, int
   }
 }
 
+// ---- integer codes for products of integers: a matrix quantized to nearest along one axis -----------
+
+// Codes come out [rows, size], the summed axis last, whatever the layout of x: the layout products take.
+// One scale a row, or with `known` (bits of a magnitude) one for all.
+void int8_codes(const float* x, int8_t* codes, float* scales, int64_t rows, int64_t size, int by_column, float max,
+                int whole, uint32_t known) {
+  const bool serial = rows * size < kSerial;
+  const auto scale_of = [max](uint32_t amax) {
+    const float d = float_of(amax) / max;
+    return d == 0.0f ? 1.0f : d;
+  };
+  const auto code = [max](float v, float d) {
+    float q = v / d;
+    q = q < -max ? -max : q > max ? max : q;
+    q = (q + 12582912.0f) - 12582912.0f;  // 1.5 · 2**23: to nearest even, of either sign
+    return q == q ? int8_t(int32_t(q)) : int8_t(0);
+  };
+  constexpr int64_t kTile = 64;
+  const int64_t strip = by_column ? kTile : 1, strips = (rows + strip - 1) / strip;
+#pragma omp parallel if (!serial)
+  {
+    std::vector<uint32_t> top(strip);
+    std::vector<int8_t> tile(kTile * kTile);
+#pragma omp for
+    for (int64_t p = 0; p < strips; ++p) {
+      const int64_t r0 = p * strip, n = std::min(strip, rows - r0);
+      if (!by_column) {
+        const float* row = x + r0 * size;
+        uint32_t t = known;
+        if (!whole)
+          for (int64_t k = 0; k < size; ++k) {
+            const uint32_t b = bits_of(row[k]) & 0x7fffffffu;
+            t = t > b ? t : b;
+          }
+        const float d = scale_of(t);
+        scales[r0] = d;
+        int8_t* out = codes + r0 * size;
+        for (int64_t k = 0; k < size; ++k) out[k] = code(row[k], d);
+        continue;
+      }
+      std::fill(top.begin(), top.end(), known);
+      if (!whole)
+        for (int64_t k = 0; k < size; ++k) {
+          const float* row = x + k * rows + r0;
+          for (int64_t r = 0; r < n; ++r) {
+            const uint32_t b = bits_of(row[r]) & 0x7fffffffu;
+            top[r] = top[r] > b ? top[r] : b;
+          }
+        }
+      for (int64_t r = 0; r < n; ++r) scales[r0 + r] = scale_of(top[r]);
+      for (int64_t k0 = 0; k0 < size; k0 += kTile) {
+        const int64_t w = std::min(kTile, size - k0);
+        for (int64_t k = 0; k < w; ++k) {
+          const float* row = x + (k0 + k) * rows + r0;
+          for (int64_t r = 0; r < n; ++r) tile[k * kTile + r] = code(row[r], scales[r0 + r]);
+        }
+        for (int64_t r = 0; r < n; ++r)
+          for (int64_t k = 0; k < w; ++k) codes[(r0 + r) * size + k0 + k] = tile[k * kTile + r];
+      }
+    }
+  }
+}
+
+// out[m][n] = sums[m][n] · a[m] · b[n] (+ bias[n])
+void rescale(const int32_t* sums, float* out, int64_t rows, int64_t columns, const float* a, const float* b,
+             const float* bias) {
+#pragma omp parallel for if (rows * columns >= kSerial)
+  for (int64_t m = 0; m < rows; ++m) {
+    const int32_t* in = sums + m * columns;
+    float* to = out + m * columns;
+    const float scale = a[m];
+    if (bias)
+      for (int64_t n = 0; n < columns; ++n) to[n] = float(in[n]) * scale * b[n] + bias[n];
+    else
+      for (int64_t n = 0; n < columns; ++n) to[n] = float(in[n]) * scale * b[n];
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+void qgraph_int8_codes(const float* x, int8_t* codes, float* scales, int64_t rows, int64_t size, int by_column,
+                       float max, int whole, uint32_t known) {
+  int8_codes(x, codes, scales, rows, size, by_column, max, whole, known);
+}
+
+void qgraph_rescale(const int32_t* sums, float* out, int64_t rows, int64_t columns, const float* a, const float* b,
+                    const float* bias) {
+  rescale(sums, out, rows, columns, a, b, bias);
+}
 
 void qgraph_block_amax(const float* x, float* out, int64_t matrices, int64_t rows, int64_t size, int64_t across,
                        int64_t along, int by_column) {

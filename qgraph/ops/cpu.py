@@ -218,6 +218,39 @@ def _floats(values: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(values))(*values)
 
 
+def int8_codes(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:
+    """Return int8 codes [M, K], the summed axis last, and float32 scales [M, 1], of a matrix.
+
+    What `qgraph.numerics.quantize` gives to nearest for a symmetric integer of at most 8 bits with
+    an fp32 scale for each row or for the tensor.
+    """
+    x = x.float().contiguous()
+    by_column = axis % 2 == 0
+    rows, size = (x.shape[1], x.shape[0]) if by_column else (x.shape[0], x.shape[1])
+    codes = torch.zeros((rows, size), dtype=torch.int8)
+    scales = torch.ones((rows, 1), dtype=torch.float32)
+    if x.numel():
+        whole = str(fmt.block) == "tensor"
+        _loaded().qgraph_int8_codes(
+            x.data_ptr(), codes.data_ptr(), scales.data_ptr(), rows, size, by_column, fmt.element.max,
+            whole, amax(x) if whole else 0,
+        )  # fmt: skip
+    return codes, scales
+
+
+def rescale(sums: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Return sums · a · b (+ bias) in float32: [M, N] int32, a [M, 1], b [N, 1], bias [N]."""
+    out = torch.empty(sums.shape, dtype=torch.float32)
+    if sums.numel():
+        sums, a, b = sums.contiguous(), a.contiguous(), b.contiguous()
+        added = None if bias is None else bias.float().contiguous()
+        _loaded().qgraph_rescale(
+            sums.data_ptr(), out.data_ptr(), *sums.shape, a.data_ptr(), b.data_ptr(),
+            None if added is None else added.data_ptr(),
+        )  # fmt: skip
+    return out
+
+
 def hadamard(x: Tensor, signs: str, axis: int, output: str) -> tuple[Tensor, int]:
     """See `qgraph.numerics.hadamard`; also returns the bits of the largest magnitude."""
     if x.dtype == torch.float16:
@@ -290,6 +323,10 @@ def _library() -> ctypes.CDLL | str:
         ptr, ptr, i32, *[i64] * 6, *[i32] * 4, f32, i32, i32, u32, i32, u32, u32,
     )  # fmt: skip
     library.qgraph_fake_quant.restype = None
+    library.qgraph_int8_codes.argtypes = [ptr, ptr, ptr, i64, i64, i32, f32, i32, u32]
+    library.qgraph_int8_codes.restype = None
+    library.qgraph_rescale.argtypes = [ptr, ptr, i64, i64, ptr, ptr, ptr]
+    library.qgraph_rescale.restype = None
     library.qgraph_block_amax.argtypes = [ptr, ptr, *[i64] * 5, i32]
     library.qgraph_block_amax.restype = None
     library.qgraph_block_error.argtypes = [ptr, ptr, ptr, *[i64] * 5, i32, i32]

@@ -6,7 +6,8 @@
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
     qgraph::quant_backward(grad, x, ...)            a gradient past a quantizer, not straight through
     qgraph::delayed_amax(x, store, row, ...)        the largest magnitude of the steps before
-    qgraph::quantize / qgraph::dequantize           the packed bits, for products that take them
+    qgraph::quantize / qgraph::dequantize           the packed bits
+    qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
@@ -24,7 +25,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import cpu
+from qgraph.ops import cpu, native
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -146,6 +147,8 @@ def _quantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
     mode = parse_rounding(rounding) if rounding else None
+    if seed is None and mode is None and (fast := native.codes_2d(x, parse_format(format), axis)):
+        return *fast, torch.ones(())
     return numerics.quantize(x, parse_format(format), axis, _noise(seed, site), mode, kernels)
 
 
@@ -200,6 +203,21 @@ def _delayed_amax_fake(x: Tensor, store: int, row: int, length: int, update: boo
     return x.new_empty([], dtype=torch.float32)
 
 
+def _scaled_mm(
+    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, kind: str, format_a: str, format_b: str,
+    dtype: torch.dtype, bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    formats = (parse_format(format_a), parse_format(format_b))
+    return native.scaled_mm(a, a_scale, b, b_scale, kind, *formats, dtype, bias)
+
+
+def _scaled_mm_fake(
+    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, kind: str, format_a: str, format_b: str,
+    dtype: torch.dtype, bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    return a.new_empty([a.shape[0], b.shape[0]], dtype=dtype)
+
+
 def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
@@ -211,6 +229,8 @@ def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
 
 
 _STORED = "Tensor codes, Tensor scales, Tensor tensor_scale, str format"
+_OPERANDS = "Tensor a, Tensor a_scale, Tensor b, Tensor b_scale"
+_RESULT = "ScalarType dtype, Tensor? bias=None"
 _QUANT = "str format, int axis, Tensor? seed=None, int site=0, str? rounding=None"
 _OPS = (
     ("seed() -> Tensor", _seed, _seed_fake),
@@ -237,6 +257,11 @@ _OPS = (
     ),
     (f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)", _quantize, _quantize_fake),
     (
+        f"scaled_mm({_OPERANDS}, str kind, str format_a, str format_b, {_RESULT}) -> Tensor",
+        _scaled_mm,
+        _scaled_mm_fake,
+    ),
+    (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
         _dequantize,
         _dequantize_fake,
@@ -258,3 +283,4 @@ delayed = torch.ops.qgraph.delayed_amax.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
+scaled_mm = torch.ops.qgraph.scaled_mm.default

@@ -69,9 +69,7 @@ def test_each_step_uses_the_largest_of_the_three_before(codegen: bool) -> None:
     # nothing; the sixth has forgotten it, and saturates.
     history = model.get_buffer(BUFFER)
     rows = [row[row > 0].tolist() for row in history if bool((row > 0).any())]
-    assert (
-        len(rows) == 4
-    )  # this model's input needs a gradient: three products, two of them weights
+    assert len(rows) == 6  # two operands of three products: the input needs a gradient here
     assert pytest.approx(past[:-4:-1]) in rows
 
 

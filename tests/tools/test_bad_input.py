@@ -33,7 +33,7 @@ POLICIES = {
     "not YAML": (("rules:", "rules: ]"), ":7:"),
     "an unknown key": (("rules:", "ruels:"), "did you mean 'rules'?"),
     "an unknown format": (("format: f,", "format: fp5,"), "unknown format 'fp5'"),
-    "an unknown element": (("e2m1", "e2m9"), "did you mean 'e2m3'?"),
+    "an unknown element": (("e2m1", "f2m1"), "did you mean 'e2m1'?"),
     "an unknown op": (("op: linear", "op: liner"), "did you mean 'linear'?"),
     "a one-sided rotation": (("{format: f, transform: rht}}", "f}"), "rotated on one side"),
     "an out-of-range block": (("op: linear", "op: linear, blocks: [9]"), "this model has 4 blocks"),

@@ -1,0 +1,101 @@
+"""Products on codes: what torch computes itself on integers and 8-bit floats, and when it can.
+
+Codes and scales are those of emulation. Only the sum differs: integers add up exactly, where
+emulation rounds each partial sum to float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qgraph.formats import BlockFormat, FloatFormat, IntFormat
+from qgraph.numerics.storage import torch_dtype
+from qgraph.ops import cpu
+
+# Sums of more products of int8 codes could pass 2**31.
+MAX_SUMMED = (2**31 - 1) // 127**2
+
+
+def native_kind(a: BlockFormat, b: BlockFormat, device_type: str) -> str:
+    """Return `int8` or `fp8` if torch multiplies codes of these formats on such a device.
+
+    Otherwise return the reason it does not, which begins with `no`.
+    """
+    for fmt in (a, b):
+        if (
+            fmt.dialect != "te"
+            or str(fmt.scale) != "fp32"
+            or str(fmt.block) not in ("row", "tensor")
+        ):
+            return f"no native product takes {fmt}"
+    if device_type != "cpu":
+        return f"no native product on {device_type} yet"
+    elements = (a.element, b.element)
+    if all(isinstance(e, IntFormat) and e.range == "symmetric" and e.unit == 1 for e in elements):
+        return (
+            "int8"
+            if all(4 < e.bits <= 8 for e in elements)
+            else "no native product of these integers"
+        )
+    if all(isinstance(e, FloatFormat) and e.name in ("e4m3", "e5m2") for e in elements):
+        return (
+            "fp8"
+            if str(a.block) == str(b.block)
+            else "no native product of a row and a tensor scale"
+        )
+    return f"no native product of {a.element.name} and {b.element.name}"
+
+
+def codes_2d(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor] | None:
+    """Return int8 codes [M, K], the summed axis last, and scales [M, 1] by the fast kernel.
+
+    None where it does not compute what `qgraph.numerics.quantize` does.
+    """
+    element = fmt.element
+    plain = isinstance(element, IntFormat) and element.range == "symmetric" and element.unit == 1
+    usual = str(fmt.scale) == "fp32" and str(fmt.block) in ("row", "tensor") and fmt.dialect == "te"
+    if not (
+        plain and usual and element.bits == 8 and x.dim() == 2 and x.numel() and cpu.supports(x)
+    ):
+        return None
+    codes, scales = cpu.int8_codes(x, fmt, axis)
+    return codes.view(torch.uint8), scales if str(fmt.block) == "row" else scales[:1].contiguous()
+
+
+def scaled_mm(
+    a: Tensor,
+    a_scale: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    kind: str,
+    format_a: BlockFormat,
+    format_b: BlockFormat,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+) -> Tensor:
+    """Return (a · a_scale) @ (b · b_scale).T (+ bias).
+
+    Shapes: a [M, K], b [N, K] as `quantize` stores them, scales [M, 1] and [N, 1] or [1, 1], bias [N].
+    Dtypes: uint8 codes, float32 scales -> dtype; int8 sums in int32, fp8 in float32.
+    """
+    rows, columns = a_scale.expand(a.shape[0], 1), b_scale.expand(b.shape[0], 1)
+    if kind == "int8":
+        if a.shape[1] < 2:  # torch 2.13's _int_mm returns garbage for a sum of one product
+            a, b = (torch.nn.functional.pad(codes, (0, 2 - codes.shape[1])) for codes in (a, b))
+        sums = torch._int_mm(a.view(torch.int8), b.view(torch.int8).mT)
+        if cpu.why_unavailable() is None and sums.device.type == "cpu":
+            return cpu.rescale(sums, rows, columns, bias).to(dtype)
+        out = sums.float() * rows * columns.mT
+        return (out if bias is None else out + bias.float()).to(dtype)
+    left, right = (
+        t.view(d)
+        for t, d in ((a, torch_dtype(format_a.element)), (b, torch_dtype(format_b.element)))
+        if d is not None
+    )
+    whole = str(format_a.block) == "tensor"
+    scales = (rows.contiguous(), columns.mT.contiguous())
+    if whole:
+        scales = (a_scale.reshape(()), b_scale.reshape(()))
+    out = torch._scaled_mm(left, right.mT, *scales, out_dtype=torch.float32)
+    return (out if bias is None else out + bias.float()).to(dtype)

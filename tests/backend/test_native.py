@@ -1,0 +1,218 @@
+"""The target `native`: products on codes, with the codes and scales of emulation."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qgraph
+from qgraph import numerics, ops
+from qgraph.errors import ModelError
+from qgraph.formats import parse_format
+from qgraph.ops import cpu, native
+from qgraph.passes import report_text
+from qgraph.policy import load_policy_text
+from tests.backend.mlp import MLP
+from tests.backend.models import make_llama, token_batch
+from tests.backend.reference import take_step
+from tests.numerics.data import kinds, same_bits
+
+DATA = kinds()
+INT8 = ("int8/row/fp32", "int8/tensor/fp32")
+FP8 = ("e4m3/tensor/fp32", "e4m3/row/fp32", "e5m2/tensor/fp32")
+
+
+def stored(x: Tensor, text: str, axis: int) -> tuple[Tensor, Tensor]:
+    codes, scales, _ = ops.quantize(x, text, axis)
+    return codes, scales
+
+
+@pytest.mark.parametrize("text", INT8)
+@pytest.mark.parametrize("kind", DATA)
+def test_the_fast_codes_are_those_of_the_definition(text: str, kind: str) -> None:
+    fmt = parse_format(text)
+    for x in (DATA[kind], DATA[kind].mT, DATA[kind][:, ::3], DATA[kind].bfloat16()):
+        for axis in (-1, -2):
+            codes, scales, whole = numerics.quantize(x, fmt, axis)
+            fast = native.codes_2d(x, fmt, axis)
+            assert fast is not None
+            assert same_bits(fast[1], scales)
+            live = scales.isfinite().expand(codes.shape)  # elsewhere no code stands for anything
+            assert torch.equal(fast[0][live], codes[live])
+            assert float(whole) == 1.0
+
+
+@pytest.mark.parametrize("left", [*INT8, *FP8])
+@pytest.mark.parametrize("right", [*INT8, *FP8])
+def test_a_product_is_the_exact_one_of_the_dequantized_within_its_roundings(
+    left: str, right: str
+) -> None:
+    formats = parse_format(left), parse_format(right)
+    kind = native.native_kind(*formats, "cpu")
+    if kind.startswith("no "):
+        ints = [text.startswith("int") for text in (left, right)]
+        blocks = [text.split("/")[1] for text in (left, right)]
+        assert ints[0] != ints[1] or (not any(ints) and blocks[0] != blocks[1])
+        return
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(40, 70, generator=generator), torch.randn(70, 24, generator=generator))
+    bias = torch.randn(24, generator=generator)
+    x, y = stored(a, left, -1), stored(b, right, -2)
+    exact = (
+        numerics.fake_quant(a, formats[0], -1).double()
+        @ numerics.fake_quant(b, formats[1], -2).double()
+    )
+    size = (
+        numerics.fake_quant(a, formats[0], -1).abs().double()
+        @ numerics.fake_quant(b, formats[1], -2).abs().double()
+    )
+    for added in (None, bias):
+        got = ops.scaled_mm(*x, *y, kind, left, right, torch.float32, added)
+        want = exact if added is None else exact + added.double()
+        # int8: a sum without error, one conversion, two products, one addition, and the rounding of
+        # each dequantized operand. fp8: a float32 sum of 70 terms beside that.
+        steps = 6 if kind == "int8" else 70 + 6
+        bound = steps * 2.0**-24 * (size + (0 if added is None else added.abs().double()))
+        assert bool(((got.double() - want).abs() <= bound).all())
+    assert ops.scaled_mm(*x, *y, kind, left, right, torch.bfloat16, None).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("recipe", ["int8", "fp8"])
+@pytest.mark.parametrize("shape", [(40, 48), (7, 48), (2, 5, 48), (1, 48)])
+def test_training_equals_emulation_but_for_the_sums(recipe: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = MLP(48, 64, 33)
+    x, target = torch.randn(shape), torch.randn(*shape[:-1], 33)
+    emulated, lowered = deepcopy(model), deepcopy(model)
+    qgraph.compile(emulated, recipe, codegen=False)
+    qgraph.compile(lowered, recipe, target="native", codegen=False)
+    want, got, plain = (
+        take_step(m, x, target, seed=0) for m in (emulated, lowered, deepcopy(model))
+    )
+    assert torch.allclose(got.output, want.output, rtol=1e-5, atol=1e-5)
+    for name, grad in got.gradients.items():
+        scale = float(want.gradients[name].abs().max())
+        assert torch.allclose(grad, want.gradients[name], rtol=1e-4, atol=1e-5 * scale), name
+    assert any(
+        not torch.allclose(g, plain.gradients[n], rtol=1e-4, atol=1e-6)
+        for n, g in got.gradients.items()
+    )
+    entries = qgraph.coverage(lowered).entries
+    assert {entry.lowering for entry in entries} == {
+        f"native {'int8' if recipe == 'int8' else 'fp8'}"
+    }
+    assert {entry.lowering for entry in qgraph.coverage(emulated).entries} == {""}
+
+
+def test_inductor_compiles_a_llama_on_int8_products() -> None:
+    model, inputs = make_llama(), token_batch()
+    plain = deepcopy(model)
+    qgraph.compile(model, "int8", target="native")
+    loss = model(input_ids=inputs, labels=inputs).loss
+    loss.backward()
+    want = plain(input_ids=inputs, labels=inputs).loss
+    want.backward()
+    assert float(loss.detach()) == pytest.approx(float(want.detach()), rel=0.02)
+    assert float(loss.detach()) != float(want.detach())
+    for (name, found), reference in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert found.grad is not None
+        assert reference.grad is not None
+        like = torch.nn.functional.cosine_similarity(
+            found.grad.flatten(), reference.grad.flatten(), 0
+        )
+        assert float(like) > 0.97, name
+    lowered = [e.lowering for e in qgraph.coverage(model).entries if e.status == "quantized"]
+    assert set(lowered) == {"native int8"}
+    assert f"{len(lowered)} products: native int8" in report_text(qgraph.coverage(model))
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 3), (1, 1, 1), (4, 0, 3), (64, 1, 48), (1, 7, 1), (0, 4, 3)]
+)
+def test_odd_sizes_multiply_right(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    a = torch.randint(-127, 128, shape[:2], generator=generator).to(torch.int8)
+    b = torch.randint(-127, 128, (shape[2], shape[1]), generator=generator).to(torch.int8)
+    one = torch.ones(1, 1)
+    found = ops.scaled_mm(
+        a.view(torch.uint8),
+        one,
+        b.view(torch.uint8),
+        one,
+        "int8",
+        *["int8/row/fp32"] * 2,
+        torch.float32,
+    )
+    assert torch.equal(found, (a.long() @ b.long().T).float())
+
+
+HEAD = "qgraph: 1\nname: n\ntransforms:\n  rht: {hadamard: 16, signs: te}\nrules:\n- match: {op: linear}\n"
+REASONS = {
+    "fprop: {input: nvfp4, weight: nvfp4}": "no native product takes e2m1/1x16/e4m3/fp32",
+    "fprop: {input: int8_row}": "no native product with an operand in high precision",
+    "fprop: {input: int8_row, weight: e4m3/row/fp32}": "no native product of int8 and e4m3",
+    "fprop: {input: int4/row/fp32, weight: int8_row}": "no native product of these integers",
+    "fprop: {input: fp8_row, weight: fp8_tensor}": "no native product of a row and a tensor scale",
+    "fprop: {input: {format: int8_row, rounding: stochastic}, weight: int8_row}": (
+        "no native product of operands that are rotated or rounded at random"
+    ),
+    "fprop: {input: {format: int8_row, transform: rht}, weight: {format: int8_row, transform: rht}}": (
+        "no native product of operands that are rotated or rounded at random"
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", REASONS)
+def test_what_is_not_native_is_emulated_bit_for_bit_and_says_why(rule: str) -> None:
+    policy = load_policy_text(HEAD + f"  {rule}\n")
+    torch.manual_seed(0)
+    model, x, target = MLP(32, 32), torch.randn(16, 32), torch.randn(16, 32)
+    emulated = qgraph.compile(deepcopy(model), policy, codegen=False)
+    qgraph.compile(model, policy, target="native", codegen=False)
+    got, want = (take_step(m, x, target, seed=3) for m in (model, emulated))
+    assert not got.differing(want)
+    (entry,) = [e for e in qgraph.coverage(model).entries if e.status == "quantized"]
+    assert entry.lowering == f"emulated: {REASONS[rule]}"
+
+
+class Matmul(nn.Module):
+    """A batched product of two activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x @ x.mT, -1) @ x
+
+
+def test_a_batched_product_stays_emulated() -> None:
+    policy = load_policy_text(
+        "qgraph: 1\nname: n\nrules:\n- fprop: {lhs: int8_row, rhs: int8_row}\n"
+    )
+    model = qgraph.compile(Matmul(), policy, target="native", codegen=False)
+    model(torch.randn(2, 8, 16))
+    lowered = {e.lowering for e in qgraph.coverage(model).entries if e.status == "quantized"}
+    assert lowered == {"emulated: no native product for aten.bmm.default"}
+
+
+def test_an_unknown_target_is_refused_before_anything_is_compiled() -> None:
+    model = MLP(8, 8)
+    with pytest.raises(
+        ModelError, match=r"unknown target 'gpu'\n  fix: use one of: emulate, native"
+    ):
+        qgraph.compile(model, "int8", target="gpu")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="was not compiled by qgraph"):
+        qgraph.coverage(model)
+
+
+def test_sums_that_int32_cannot_hold_are_not_native() -> None:
+    assert native.MAX_SUMMED * 127**2 <= 2**31 - 1 < (native.MAX_SUMMED + 1) * 127**2
+
+
+def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = torch.randn(5, 16), torch.randn(16, 3)
+    x, y = stored(a, "int8/row/fp32", -1), stored(b, "int8/row/fp32", -2)
+    args = (*x, *y, "int8", "int8/row/fp32", "int8/row/fp32", torch.float32, torch.ones(3))
+    fast = ops.scaled_mm(*args)
+    monkeypatch.setattr(cpu, "why_unavailable", lambda: "no compiler")
+    assert same_bits(ops.scaled_mm(*args), fast)
