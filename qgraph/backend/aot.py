@@ -21,7 +21,7 @@ from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
 from qgraph.backend.decompositions import decompositions
-from qgraph.backend.jit import Outline, graph_facts
+from qgraph.backend.outline import Outline, graph_facts
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts
 

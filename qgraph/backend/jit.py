@@ -27,17 +27,14 @@ from torch.fx import Graph, GraphModule
 
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
+from qgraph.backend.outline import Layer, Outline, graph_facts, input_index
 from qgraph.errors import GraphError, ModelError, QGraphError
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import (
-    GraphFacts,
     Report,
     Target,
-    block_of,
-    find_sites,
     rewrite,
-    stacks_of,
 )
 from qgraph.policy import Policy, check_blocks, load_policy
 
@@ -47,34 +44,6 @@ Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 _COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, ref[Any]]] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outline:
-    """What the passes need of a model that a graph does not hold; see `GraphFacts`."""
-
-    blocks: dict[str, int]
-    modules: dict[str, str]
-    weights: dict[int, str]  # parameters that can be a product's operand: name by id
-    history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Outline:
-        """Return the stacks of blocks in `model`, by path, and its modules' paths, by id."""
-        blocks = {}
-        for name, module in model.named_modules():
-            # A Sequential is a stack if its children are alike and have parts of their own: a head
-            # such as (Linear, Linear) or (Flatten, Linear) is not.
-            kinds = {type(c) if [*c.children()] else None for c in module.children()}
-            if isinstance(module, nn.ModuleList) or (
-                isinstance(module, nn.Sequential) and len(kinds) == 1 and None not in kinds
-            ):
-                blocks[name] = len(module)
-        return cls(
-            blocks=blocks,
-            modules={str(id(module)): name for name, module in model.named_modules()},
-            weights={id(p): name for name, p in model.named_parameters() if p.dim() > 1},
-        )
 
 
 class QGraphWarning(UserWarning):
@@ -115,7 +84,7 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
-    check_blocks(chosen, [_Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)
@@ -160,23 +129,6 @@ def coverage(model: nn.Module) -> Report:
             "call qgraph.compile(model) last",
         )
     return report
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A module as the policy sees it before there is a graph."""
-
-    module: str
-    block: int | None
-    block_count: int | None
-    op: str = "linear"
-    role: str = "fprop"
-    operand_kinds: tuple[str, ...] = ("input", "weight")
-
-    @classmethod
-    def at(cls, name: str, blocks: dict[str, int]) -> _Layer:
-        block, count = block_of(name, blocks)
-        return cls(module=name, block=block, block_count=count)
 
 
 def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
@@ -314,7 +266,7 @@ class _Rewrite(CustomGraphPass):
 
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
-        facts = graph_facts(graph, lambda node: _input_index(node) in self.parameters, self.outline)
+        facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
         try:
             plans = rewrite(graph, self.policy, facts, target=self.target)
         except QGraphError:
@@ -339,23 +291,6 @@ class _Rewrite(CustomGraphPass):
         # Code that reads histories is of no use to another model, whose rows lie elsewhere.
         names = sorted(set(self.outline.modules.values()))
         return f"{key} {self.outline.history} {names}"
-
-
-def graph_facts(
-    graph: Graph, is_parameter: Callable[[torch.fx.Node], bool], outline: Outline | None
-) -> GraphFacts:
-    """Return what the passes must know about `graph`; without an outline, count the blocks it shows."""
-    names = frozenset(n.name for n in graph.nodes if n.op == "placeholder" and is_parameter(n))
-    if outline is None:
-        sites = find_sites(graph, GraphFacts(parameters=names))
-        return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
-    return GraphFacts(
-        parameters=names, blocks=outline.blocks, modules=outline.modules, history=outline.history
-    )
-
-
-def _input_index(node: torch.fx.Node) -> int | None:
-    return getattr(node.meta.get("desc"), "idx", None)
 
 
 def device_of(model: nn.Module) -> str:

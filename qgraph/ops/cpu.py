@@ -7,16 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from dataclasses import replace
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,31 +28,21 @@ from qgraph.numerics import Noise
 from qgraph.numerics.blocks import ERRORS, ErrorKind, Kernels
 from qgraph.numerics.scales import Scales
 from qgraph.numerics.tiles import check_axis
+from qgraph.ops.cpu_build import loaded, why_unavailable
 
-_FLAGS = (
-    "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp",
-    # Exact arithmetic: no fused multiply-add the definition does not have.
-    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-)  # fmt: skip
 # The scales that the kernel of one pass computes itself.
 _FUSED_SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def why_unavailable() -> str | None:
-    """Return why the kernels cannot be used on this machine, or None when they can."""
-    found = _library()
-    return found if isinstance(found, str) else None
-
-
 def supports(x: Tensor) -> bool:
     """Whether the kernels take `x`."""
-    return x.device.type == "cpu" and x.dtype in _DTYPES and not isinstance(_library(), str)
+    return x.device.type == "cpu" and x.dtype in _DTYPES and why_unavailable() is None
 
 
 def amax(x: Tensor) -> int:
     """Return the bits of the largest magnitude of a contiguous `x`; NaN is the largest of all."""
-    return int(_loaded().qgraph_amax(x.data_ptr(), x.numel(), x.dtype == torch.bfloat16))
+    return int(loaded().qgraph_amax(x.data_ptr(), x.numel(), x.dtype == torch.bfloat16))
 
 
 def fuses(fmt: BlockFormat, rounding: Rounding) -> bool:
@@ -112,7 +94,7 @@ def fake_quant(
     mantissa, lowest = 0, 0
     if isinstance(element, FloatFormat):
         mantissa, lowest = element.mantissa_bits, element.min_exponent + 127
-    _loaded().qgraph_fake_quant(
+    loaded().qgraph_fake_quant(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
         outer, size, inner, rows, block.across or 1, block.along or size, whole,
         isinstance(element, IntFormat), mantissa, lowest, element.max,
@@ -131,7 +113,7 @@ def block_amax(x: Tensor, block: Block, axis: int) -> Tensor:
     out = torch.zeros(shape, dtype=torch.float32)
     if x.numel():
         x = x.contiguous()
-        _loaded().qgraph_block_amax(x.data_ptr(), out.data_ptr(), *grid)
+        loaded().qgraph_block_amax(x.data_ptr(), out.data_ptr(), *grid)
     return out
 
 
@@ -156,7 +138,7 @@ def round_blocks(
     spread = [None if part is None else part.expand(shape).contiguous() for part in parts]
     element = fmt.element
     values = getattr(element, "values", ())
-    _loaded().qgraph_round_blocks(
+    loaded().qgraph_round_blocks(
         x.data_ptr(), out.data_ptr(), *grid,
         *[None if part is None else part.data_ptr() for part in spread],
         (ctypes.c_int * 11)(*_facts(element, rounding, scales)),
@@ -175,7 +157,7 @@ def block_error(x: Tensor, values: Tensor, block: Block, axis: int, kind: ErrorK
     out = torch.zeros(shape, dtype=torch.float64)
     if x.numel():
         x, values, number = x.contiguous(), values.contiguous(), ERRORS.index(kind)
-        _loaded().qgraph_block_error(x.data_ptr(), values.data_ptr(), out.data_ptr(), *grid, number)
+        loaded().qgraph_block_error(x.data_ptr(), values.data_ptr(), out.data_ptr(), *grid, number)
     return out
 
 
@@ -231,7 +213,7 @@ def int8_codes(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:
     scales = torch.ones((rows, 1), dtype=torch.float32)
     if x.numel():
         whole = str(fmt.block) == "tensor"
-        _loaded().qgraph_int8_codes(
+        loaded().qgraph_int8_codes(
             x.data_ptr(), codes.data_ptr(), scales.data_ptr(), rows, size, by_column, fmt.element.max,
             whole, amax(x) if whole else 0,
         )  # fmt: skip
@@ -244,7 +226,7 @@ def rescale(sums: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     if sums.numel():
         sums, a, b = sums.contiguous(), a.contiguous(), b.contiguous()
         added = None if bias is None else bias.float().contiguous()
-        _loaded().qgraph_rescale(
+        loaded().qgraph_rescale(
             sums.data_ptr(), out.data_ptr(), *sums.shape, a.data_ptr(), b.data_ptr(),
             None if added is None else added.data_ptr(),
         )  # fmt: skip
@@ -264,7 +246,7 @@ def hadamard(x: Tensor, signs: str, axis: int, output: str) -> tuple[Tensor, int
     if not x.numel():
         return out, 0
     inner = math.prod(x.shape[axis + 1 :])
-    bits = _loaded().qgraph_hadamard(
+    bits = loaded().qgraph_hadamard(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
         x.numel() // (size * inner), size, inner, n, _sign_array(signs), output == "bf16",
     )  # fmt: skip
@@ -274,90 +256,3 @@ def hadamard(x: Tensor, signs: str, axis: int, output: str) -> tuple[Tensor, int
 @functools.cache
 def _sign_array(signs: str) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(signs))(*(1.0 if s == "+" else -1.0 for s in signs))
-
-
-def _loaded() -> ctypes.CDLL:
-    found = _library()
-    assert not isinstance(found, str), found
-    return found
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | str:
-    """Return the built kernels, or the reason there are none."""
-    compiler = next(
-        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
-    )
-    if compiler is None:
-        return "no C++ compiler found (g++ or clang++; set CXX)"
-    source = resources.files("qgraph.ops").joinpath("cpu.cpp").read_bytes()
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    key = hashlib.sha256(b"\0".join([source, version, " ".join(_FLAGS).encode(), _cpu_flags()]))
-    path = _cache_dir() / f"kernels-{key.hexdigest()[:24]}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            code, built = Path(folder) / "cpu.cpp", Path(folder) / "cpu.so"
-            code.write_bytes(source)
-            done = subprocess.run(
-                [compiler, *_FLAGS, "-o", str(built), str(code)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                said = done.stderr.strip() or f"exit status {done.returncode}"
-                return f"{compiler} failed: {said.splitlines()[0]}"
-            built.replace(path)
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:  # a damaged file, or a folder that forbids running code
-        return f"{path} cannot be loaded: {error}"
-    i64, u32, i32, ptr, f32 = (
-        ctypes.c_int64, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p, ctypes.c_float,
-    )  # fmt: skip
-    library.qgraph_amax.argtypes = [ptr, i64, i32]
-    library.qgraph_amax.restype = u32
-    library.qgraph_hadamard.argtypes = [ptr, ptr, i32, i64, i64, i64, i32, ptr, i32]
-    library.qgraph_hadamard.restype = u32
-    library.qgraph_fake_quant.argtypes = (
-        ptr, ptr, i32, *[i64] * 6, *[i32] * 4, f32, i32, i32, u32, i32, u32, u32,
-    )  # fmt: skip
-    library.qgraph_fake_quant.restype = None
-    library.qgraph_int8_codes.argtypes = [ptr, ptr, ptr, i64, i64, i32, f32, i32, u32]
-    library.qgraph_int8_codes.restype = None
-    library.qgraph_rescale.argtypes = [ptr, ptr, i64, i64, ptr, ptr, ptr]
-    library.qgraph_rescale.restype = None
-    library.qgraph_block_amax.argtypes = [ptr, ptr, *[i64] * 5, i32]
-    library.qgraph_block_amax.restype = None
-    library.qgraph_block_error.argtypes = [ptr, ptr, ptr, *[i64] * 5, i32, i32]
-    library.qgraph_block_error.restype = None
-    library.qgraph_round_blocks.argtypes = (
-        ptr, ptr, *[i64] * 5, i32, *[ptr] * 6, i32, ptr, ptr, i32, u32, u32,
-    )  # fmt: skip
-    library.qgraph_round_blocks.restype = None
-    return library
-
-
-def _cpu_flags() -> bytes:
-    """Return what identifies this processor to -march=native."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()} {platform.processor()} {flags}".encode()
-
-
-def _cache_dir() -> Path:
-    """Return a private folder for built kernels: QGRAPH_CACHE_DIR, or the user's cache."""
-    chosen = os.environ.get("QGRAPH_CACHE_DIR")
-    base = (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qgraph"
-    )
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(base, os.W_OK):
-            return base
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="qgraph-"))

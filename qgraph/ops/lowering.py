@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qgraph.ops import cpu
+from qgraph.ops import cpu_build
 
 
 def describe_lowering(device_type: str) -> str:
     """Return what computes `fake_quant` on devices of `device_type`, and why if it is the slow path."""
     if device_type != "cpu":
         return f"reference (no {device_type} kernels yet)"
-    why = cpu.why_unavailable()
+    why = cpu_build.why_unavailable()
     return "cpu kernels" if why is None else f"reference ({why})"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat
 from qgraph.numerics.storage import torch_dtype
-from qgraph.ops import cpu
+from qgraph.ops import cpu, cpu_build
 
 # Sums of more products of int8 codes could pass 2**31.
 MAX_SUMMED = (2**31 - 1) // 127**2
@@ -84,7 +84,7 @@ def scaled_mm(
         if a.shape[1] < 2:  # torch 2.13's _int_mm returns garbage for a sum of one product
             a, b = (torch.nn.functional.pad(codes, (0, 2 - codes.shape[1])) for codes in (a, b))
         sums = torch._int_mm(a.view(torch.int8), b.view(torch.int8).mT)
-        if cpu.why_unavailable() is None and sums.device.type == "cpu":
+        if cpu_build.why_unavailable() is None and sums.device.type == "cpu":
             return cpu.rescale(sums, rows, columns, bias).to(dtype)
         out = sums.float() * rows * columns.mT
         return (out if bias is None else out + bias.float()).to(dtype)

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from qgraph import ops
 from qgraph.backend.decompositions import decompositions
-from qgraph.backend.jit import Outline, graph_facts
+from qgraph.backend.outline import Outline, graph_facts
 from qgraph.passes import Plan, Report, graph_text, rewrite
 from qgraph.policy import Policy
 

@@ -12,7 +12,7 @@ import qgraph
 from qgraph import numerics, ops
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
-from qgraph.ops import cpu, native
+from qgraph.ops import cpu_build, native
 from qgraph.passes import report_text
 from qgraph.policy import load_policy_text
 from tests.backend.mlp import MLP
@@ -214,5 +214,5 @@ def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.Monkey
     x, y = stored(a, "int8/row/fp32", -1), stored(b, "int8/row/fp32", -2)
     args = (*x, *y, "int8", "int8/row/fp32", "int8/row/fp32", torch.float32, torch.ones(3))
     fast = ops.scaled_mm(*args)
-    monkeypatch.setattr(cpu, "why_unavailable", lambda: "no compiler")
+    monkeypatch.setattr(cpu_build, "why_unavailable", lambda: "no compiler")
     assert same_bits(ops.scaled_mm(*args), fast)

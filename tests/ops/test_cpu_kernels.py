@@ -12,7 +12,7 @@ from qgraph import numerics, ops
 from qgraph.errors import ShapeError
 from qgraph.formats import ROUNDINGS, parse_format, parse_rounding
 from qgraph.numerics import TE_SIGNS, Noise
-from qgraph.ops import cpu
+from qgraph.ops import cpu, cpu_build
 from tests.numerics.data import (
     FORMATS,
     OTHER_FORMATS,
@@ -23,7 +23,7 @@ from tests.numerics.data import (
     same_bits,
 )
 
-pytestmark = pytest.mark.skipif(cpu.why_unavailable() is not None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(cpu_build.why_unavailable() is not None, reason="no C++ compiler")
 
 DATA = kinds()
 DTYPES = (torch.float32, torch.bfloat16)

@@ -155,8 +155,8 @@ def test_an_axis_that_is_not_one_of_the_last_two_is_refused(
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(FormatError, match="unknown format 'nvfp4'"):
-        ops.fake_quant(torch.ones(2, 16), "nvfp4", -1)
+    with pytest.raises(FormatError, match="unknown format 'nvfp5'"):
+        ops.fake_quant(torch.ones(2, 16), "nvfp5", -1)
 
 
 def test_devices_without_kernels_say_so() -> None:

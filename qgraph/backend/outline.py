@@ -1,0 +1,75 @@
+"""What the passes need of a model that a captured graph does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from qgraph.passes import GraphFacts, block_of, find_sites, stacks_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What the passes need of a model that a graph does not hold; see `GraphFacts`."""
+
+    blocks: dict[str, int]
+    modules: dict[str, str]
+    weights: dict[int, str]  # parameters that can be a product's operand: name by id
+    history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Outline:
+        """Return the stacks of blocks in `model`, by path, and its modules' paths, by id."""
+        blocks = {}
+        for name, module in model.named_modules():
+            # A Sequential is a stack if its children are alike and have parts of their own: a head
+            # such as (Linear, Linear) or (Flatten, Linear) is not.
+            kinds = {type(c) if [*c.children()] else None for c in module.children()}
+            if isinstance(module, nn.ModuleList) or (
+                isinstance(module, nn.Sequential) and len(kinds) == 1 and None not in kinds
+            ):
+                blocks[name] = len(module)
+        return cls(
+            blocks=blocks,
+            modules={str(id(module)): name for name, module in model.named_modules()},
+            weights={id(p): name for name, p in model.named_parameters() if p.dim() > 1},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A module as the policy sees it before there is a graph."""
+
+    module: str
+    block: int | None
+    block_count: int | None
+    op: str = "linear"
+    role: str = "fprop"
+    operand_kinds: tuple[str, ...] = ("input", "weight")
+
+    @classmethod
+    def at(cls, name: str, blocks: dict[str, int]) -> Layer:
+        """Return the module called `name`."""
+        block, count = block_of(name, blocks)
+        return cls(module=name, block=block, block_count=count)
+
+
+def graph_facts(
+    graph: Graph, is_parameter: Callable[[Node], bool], outline: Outline | None
+) -> GraphFacts:
+    """Return what the passes must know about `graph`; without an outline, count the blocks it shows."""
+    names = frozenset(n.name for n in graph.nodes if n.op == "placeholder" and is_parameter(n))
+    if outline is None:
+        sites = find_sites(graph, GraphFacts(parameters=names))
+        return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
+    return GraphFacts(
+        parameters=names, blocks=outline.blocks, modules=outline.modules, history=outline.history
+    )
+
+
+def input_index(node: Node) -> int | None:
+    """Return which of the captured function's inputs a placeholder is, if AOTAutograd says."""
+    return getattr(node.meta.get("desc"), "idx", None)
