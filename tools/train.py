@@ -30,6 +30,9 @@ def train(
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and rounding.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
+    target: Annotated[
+        str, typer.Option(help="emulate, or native: products on codes where the device has them.")
+    ] = "emulate",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train MODEL under POLICY and under BASELINE, same seeds and data order, and compare.
@@ -46,15 +49,17 @@ def train(
         import transformers
 
         from qgraph.backend.artifact import new_directory
+        from qgraph.backend.jit import check_target
         from qgraph.backend.measure import alternate, training_step
         from qgraph.training.compare import Settings, gap_percent, plot_losses, train_each
         from qgraph.training.text import Windows, read_text, tokenize
 
+        chosen = check_target(target)
         transformers.utils.logging.disable_progress_bar()
         folder = stack.enter_context(new_directory(out)) if out is not None else None
         ids = tokenize(read_text(text), model, _vocabulary(model))
         settings = Settings(
-            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16
+            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16, target=chosen
         )
         if as_json:  # the coverage tables are for people; stdout is for the JSON alone
             stack.enter_context(redirect_stdout(sys.stderr))

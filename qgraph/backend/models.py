@@ -22,6 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4,
         "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 512,
     },
+    "wide-llama": {
+        "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 2,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 512,
+    },
 }  # fmt: skip
 
 

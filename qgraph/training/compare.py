@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from qgraph.backend.jit import compile
 from qgraph.backend.models import load_model
+from qgraph.passes import Target
 from qgraph.policy import Policy
 from qgraph.training.callback import CoverageCallback
 from qgraph.training.text import Windows
@@ -29,6 +30,7 @@ class Settings:
     seed: int
     bf16: bool = False
     codegen: bool = True
+    target: Target = "emulate"
     held_out: float = 0.05
 
 
@@ -57,7 +59,12 @@ def train_each(
     train, held_out = Windows(ids[:cut], settings.length), Windows(ids[cut:], settings.length)
     runs = []
     for policy in policies:
-        model = compile(load_model(source, settings.seed), policy, codegen=settings.codegen)
+        model = compile(
+            load_model(source, settings.seed),
+            policy,
+            target=settings.target,
+            codegen=settings.codegen,
+        )
         run = Run(policy=policy.name, model=model)
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
