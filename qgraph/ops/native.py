@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat
+from qgraph.formats.rounding import NEAREST
+from qgraph.numerics.blocks import block_scales
 from qgraph.numerics.storage import torch_dtype
 from qgraph.ops import cpu, cpu_build
 
@@ -48,19 +50,26 @@ def native_kind(a: BlockFormat, b: BlockFormat, device_type: str) -> str:
 
 
 def codes_2d(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor] | None:
-    """Return int8 codes [M, K], the summed axis last, and scales [M, 1] by the fast kernel.
+    """Return codes [M, K], the summed axis last, and scales [M, 1] or [1, 1] of a matrix, fast.
 
-    None where it does not compute what `qgraph.numerics.quantize` does.
+    None where this does not compute what `qgraph.numerics.quantize` does to nearest.
     """
-    element = fmt.element
-    plain = isinstance(element, IntFormat) and element.range == "symmetric" and element.unit == 1
     usual = str(fmt.scale) == "fp32" and str(fmt.block) in ("row", "tensor") and fmt.dialect == "te"
-    if not (
-        plain and usual and element.bits == 8 and x.dim() == 2 and x.numel() and cpu.supports(x)
-    ):
+    if not usual or x.dim() != 2 or not x.numel() or not cpu.supports(x):
         return None
-    codes, scales = cpu.int8_codes(x, fmt, axis)
-    return codes.view(torch.uint8), scales if str(fmt.block) == "row" else scales[:1].contiguous()
+    element, dtype = fmt.element, torch_dtype(fmt.element)
+    if isinstance(element, IntFormat) and element.name == "int8":
+        codes, scales = cpu.int8_codes(x, fmt, axis)
+        return codes.view(torch.uint8), scales if str(fmt.block) == "row" else scales[
+            :1
+        ].contiguous()
+    if element.name not in ("e4m3", "e5m2") or dtype is None:
+        return None
+    found = block_scales(x.float(), fmt, axis, None, cpu.KERNELS)
+    values = cpu.KERNELS.round(x.float(), fmt, found, axis, NEAREST, None, True)
+    codes = values.to(dtype).view(torch.uint8)
+    codes = codes.mT.contiguous() if axis % 2 == 0 else codes
+    return codes, found.stored.squeeze(-1).squeeze(-2).contiguous()
 
 
 def scaled_mm(

@@ -30,7 +30,7 @@ def stored(x: Tensor, text: str, axis: int) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-@pytest.mark.parametrize("text", INT8)
+@pytest.mark.parametrize("text", [*INT8, *FP8])
 @pytest.mark.parametrize("kind", DATA)
 def test_the_fast_codes_are_those_of_the_definition(text: str, kind: str) -> None:
     fmt = parse_format(text)
