@@ -70,11 +70,11 @@ def _past(graph: Graph, base: Node, history: tuple[int, int], length: int, produ
 
 def _tail(wanted: OperandPolicy, seed: Node | None, site: int) -> tuple[object, ...]:
     """Return the arguments after the axis: seed, site and rounding, as far as they are needed."""
-    drawn = (seed, site) if wanted.random else (None, 0)
-    usual = "stochastic" if wanted.random else "nearest"
+    drawn = (seed, site) if wanted.draws else (None, 0)
+    usual = "stochastic" if wanted.draws else "nearest"
     if str(wanted.rounding) != usual:
         return (*drawn, str(wanted.rounding))
-    return drawn if wanted.random else ()
+    return drawn if wanted.draws else ()
 
 
 def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:

@@ -72,8 +72,7 @@ def _expect(policy: OperandPolicy, number: int) -> list[object]:
         expected += ["redrawn"] if turned.signs == "step" else []
     if policy.format is None:
         return expected
-    drawn = policy.rounding.random or policy.format.scale.random
-    return [*expected, str(policy.format), _rounding(str(policy.rounding), drawn)]
+    return [*expected, str(policy.format), _rounding(str(policy.rounding), policy.draws)]
 
 
 def _describe(node: Node) -> tuple[object, ...]:

@@ -56,11 +56,15 @@ class OperandPolicy:
         return self.format is not None
 
     @property
-    def random(self) -> bool:
-        """Whether codes, scales or rotation signs take random bits each step."""
+    def draws(self) -> bool:
+        """Whether codes or scales take random bits."""
         scaled = self.format is not None and self.format.scale.random
-        redrawn = self.transform is not None and self.transform.signs == "step"
-        return self.rounding.random or scaled or redrawn
+        return self.rounding.random or scaled
+
+    @property
+    def random(self) -> bool:
+        """Whether anything takes random bits each step: codes, scales or rotation signs."""
+        return self.draws or (self.transform is not None and self.transform.signs == "step")
 
     @property
     def changes(self) -> bool:

@@ -181,6 +181,22 @@ def test_drawn_signs_leave_the_product_as_it_was(transform: str) -> None:
     assert redrawn == (transform == "step")
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic:4", "odd"])
+def test_redrawn_signs_go_with_any_rounding(rounding: str) -> None:
+    turned = "format: nvfp4, transform: step"
+    operands = f"input: {{{turned}}}, grad_output: {{{turned}, rounding: '{rounding}'}}"
+    policy = load_policy_text(HEAD + f"- {{match: {{op: linear}}, wgrad: {{{operands}}}}}")
+    torch.manual_seed(0)
+    model, x, target = MLP(32, 32, 16), torch.randn(3, 7, 32), torch.randn(3, 7, 16)
+    plain = take_step(deepcopy(model), x, target, seed=1)
+    qgraph.compile(model, policy, codegen=False)
+    first, again = (take_step(model, x, target, seed=1) for _ in range(2))
+    for name in ("layers.fc0.weight", "layers.fc1.weight"):
+        pair = (first.gradients[name].flatten(), plain.gradients[name].flatten())
+        assert 0.95 < float(torch.nn.functional.cosine_similarity(*pair, 0)) < 0.99999
+        assert torch.equal(first.gradients[name], again.gradients[name])
+
+
 def test_eden_and_a_real_bias_train_a_step() -> None:
     eden = "{format: eden, transform: step}"
     policy = load_policy_text(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qgraph.errors import FormatError
 from qgraph.formats import ROUNDINGS, FloatFormat, find_element, parse_rounding
 from qgraph.numerics import decode, encode, round_to
 from qgraph.numerics.scalar import codes_of, round_number
@@ -98,6 +99,27 @@ def test_every_bf16_and_fp16_number_rounds_as_in_gfloat_in_every_mode(name: str)
             assert same_bits(found, torch.from_numpy(np.asarray(want)).float()), mode
             compared += x.numel()
     print(f"{name}: {compared} numbers, no mismatch")
+
+
+def test_every_float_of_at_most_8_bits_rounds_as_in_gfloat_on_every_16_bit_number() -> None:
+    x = torch.cat([every_16_bit(torch.bfloat16), every_16_bit(torch.float16)])
+    values, names, compared = x.double().numpy(), [], 0
+    for exponent_bits in range(1, 8):
+        for mantissa_bits in range(8 - exponent_bits):
+            for option in ("finite", "fn", "fnuz", "ieee"):
+                name = f"e{exponent_bits}m{mantissa_bits}+{option}"
+                try:
+                    fmt = find_element(name)
+                except FormatError:  # no number would be left
+                    assert exponent_bits == 1 or option == "fn"
+                    continue
+                assert isinstance(fmt, FloatFormat)
+                want = gfloat.round_ndarray(info(fmt), values, RoundMode.TiesToEven, sat=True)
+                assert same_bits(round_to(x, fmt), torch.from_numpy(np.asarray(want)).float()), name
+                names.append(fmt.name)
+                compared += x.numel()
+    assert len(set(names)) == len(names) > 100
+    print(f"{len(names)} formats, {compared} numbers, no mismatch")
 
 
 @pytest.mark.parametrize("name", ML_DTYPES)

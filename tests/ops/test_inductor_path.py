@@ -39,3 +39,18 @@ def test_compiled_definitions_give_the_same_bits(text: str, mode: str) -> None:
     compiled = torch.compile(quantized, fullgraph=True)
     wrong = [kind for kind, x in DATA.items() if not same_bits(compiled(x), quantized(x))]
     assert wrong == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_compiled_definitions_take_half_precision_and_views(dtype: torch.dtype) -> None:
+    fmt = parse_format("e4m3/1x32/ue8m0-rceil")
+
+    def quantized(x: Tensor) -> Tensor:
+        return numerics.fake_quant(x, fmt, -2)
+
+    torch.compiler.reset()
+    compiled = torch.compile(quantized, fullgraph=True)
+    for kind in ("randn", "rows_exp8", "inf", "nan", "denormal"):
+        x = DATA[kind].to(dtype).mT
+        assert not x.is_contiguous()
+        assert same_bits(compiled(x), quantized(x)), kind
