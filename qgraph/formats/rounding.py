@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ NEAREST = Rounding()
 STOCHASTIC = Rounding(mode="stochastic")
 
 
+@functools.cache
 def parse_rounding(text: str) -> Rounding:
     """Read a mode, or a random mode with its number of bits: `stochastic:4`.
 

@@ -45,6 +45,7 @@ def amax(x: Tensor) -> int:
     return int(loaded().qgraph_amax(x.data_ptr(), x.numel(), x.dtype == torch.bfloat16))
 
 
+@functools.cache
 def fuses(fmt: BlockFormat, rounding: Rounding) -> bool:
     """Whether one kernel finds scales and codes of `fmt`: the formats of the usual recipes."""
     element = fmt.element
@@ -60,6 +61,19 @@ def fuses(fmt: BlockFormat, rounding: Rounding) -> bool:
     scaled = _fused_scale(fmt) in _FUSED_SCALES and fmt.two_level == (fmt.scale.name == "e4m3")
     usual = fmt.dialect == "te" and fmt.tensor_scale != "fp32-row" and str(fmt.block) != "column"
     return plain and scaled and usual and str(rounding) in ("nearest", "stochastic")
+
+
+@functools.cache
+def _fused_facts(fmt: BlockFormat) -> tuple[float, ...]:
+    """Return whether one scale serves the tensor, and `Format` in cpu.cpp, in its order."""
+    element = fmt.element
+    mantissa, lowest = 0, 0
+    if isinstance(element, FloatFormat):
+        mantissa, lowest = element.mantissa_bits, element.min_exponent + 127
+    return (
+        str(fmt.block) == "tensor", isinstance(element, IntFormat), mantissa, lowest, element.max,
+        _FUSED_SCALES[_fused_scale(fmt)], element.max_exponent,
+    )  # fmt: skip
 
 
 def _fused_scale(fmt: BlockFormat) -> str:
@@ -86,20 +100,13 @@ def fake_quant(
     size, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])
     outer = x.numel() // (size * inner)
     rows = x.shape[-2] if axis == x.dim() - 1 else 1  # a column (inner 1) is in memory one row
-    block = fmt.block
-    whole = str(block) == "tensor"
+    whole, *element = _fused_facts(fmt)
     if known_amax is None:
         known_amax = amax(x) if whole or fmt.two_level else 0
-    element = fmt.element
-    mantissa, lowest = 0, 0
-    if isinstance(element, FloatFormat):
-        mantissa, lowest = element.mantissa_bits, element.min_exponent + 127
     loaded().qgraph_fake_quant(
         x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16,
-        outer, size, inner, rows, block.across or 1, block.along or size, whole,
-        isinstance(element, IntFormat), mantissa, lowest, element.max,
-        _FUSED_SCALES[_fused_scale(fmt)], element.max_exponent,
-        known_amax,
+        outer, size, inner, rows, fmt.block.across or 1, fmt.block.along or size, whole,
+        *element, known_amax,
         noise is not None,
         noise.seed & 0xFFFFFFFF if noise else 0,
         noise.site & 0xFFFFFFFF if noise else 0,
