@@ -28,10 +28,13 @@ aten = torch.ops.aten
 _Codes = dict[tuple[object, ...], tuple[Node, Node]]
 
 
-def lower_native(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
-    """Replace products by native ones where there are any; return the plans, saying what each became."""
+def lower_native(graph: Graph, plans: Sequence[Plan], *, always: bool = False) -> tuple[Plan, ...]:
+    """Replace products by native ones where there are any; return the plans, saying what each became.
+
+    With `always`, also where native products are known to be slower than emulation.
+    """
     made: _Codes = {}
-    found = tuple(_lower(graph, plan, made) for plan in plans)
+    found = tuple(_lower(graph, plan, made, always) for plan in plans)
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and node.target in _LEFT_OVER and not node.users:
             graph.erase_node(node)
@@ -43,10 +46,10 @@ _LEFT_OVER = frozenset(
 )
 
 
-def _lower(graph: Graph, plan: Plan, made: _Codes) -> Plan:
+def _lower(graph: Graph, plan: Plan, made: _Codes, always: bool) -> Plan:
     if plan.status != "quantized":
         return plan
-    kind, sources = _kind(plan)
+    kind, sources = _kind(plan, always)
     if not sources:
         return replace(plan, lowering=f"emulated: {kind}")
     product = plan.site.node
@@ -76,7 +79,7 @@ def _item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
     return node
 
 
-def _kind(plan: Plan) -> tuple[str, list[tuple[Node, int, str]]]:
+def _kind(plan: Plan, always: bool) -> tuple[str, list[tuple[Node, int, str]]]:
     """Return the kind of native product and what its operands quantize, or a reason and nothing."""
     site, product = plan.site, plan.site.node
     if product.target not in (aten.mm.default, aten.addmm.default):
@@ -87,7 +90,7 @@ def _kind(plan: Plan) -> tuple[str, list[tuple[Node, int, str]]]:
     if formats[0] is None or formats[1] is None:
         return "no native product with an operand in high precision", []
     device = value_of(product).device.type
-    kind = native_kind(formats[0], formats[1], device)
+    kind = native_kind(formats[0], formats[1], device, always=always)
     if kind.startswith("no "):
         return kind, []
     summed: Any = value_of(argument_node(product, site.operands[0].argument)).shape[-1]

@@ -18,7 +18,7 @@ from qgraph.passes.sites import GraphFacts, find_sites
 from qgraph.passes.verify import verify
 from qgraph.policy import Policy
 
-Target = Literal["emulate", "native"]
+Target = Literal["emulate", "native", "native-always"]
 Pass = Callable[[Graph, Sequence[Plan]], None]
 PASSES: tuple[tuple[str, Pass], ...] = (
     ("gradients", insert_gradient),
@@ -40,8 +40,9 @@ def rewrite(
 ) -> tuple[Plan, ...]:
     """Rewrite `graph` in place as `policy` says and return what was decided at each site.
 
-    The target `native` multiplies codes where the device can; `emulate` multiplies what the codes
-    are worth. With `until`, stop after the pass of that name: the graph before it is lowered, for reading.
+    The target `native` multiplies codes where the device can and it pays, `native-always` where it
+    can; `emulate` multiplies what the codes are worth. With `until`, stop after the pass of that
+    name: the graph before it is lowered, for reading.
 
     Raises: GraphError if a pass leaves an illegal graph.
     """
@@ -50,4 +51,6 @@ def rewrite(
         step(graph, plans)
         if name == until:
             return plans
-    return lower_native(graph, plans) if target == "native" else plans
+    if target == "emulate":
+        return plans
+    return lower_native(graph, plans, always=target == "native-always")

@@ -19,7 +19,8 @@ def bench(
     ] = ("preset:bench-llama"),
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
     target: Annotated[
-        str, typer.Option(help="emulate, or native: products on codes where the device has them.")
+        str,
+        typer.Option(help="emulate; native (products on codes, where that pays); native-always."),
     ] = "emulate",
     batch: Annotated[int, typer.Option(min=1)] = 4,
     length: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,

@@ -31,7 +31,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and rounding.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
     target: Annotated[
-        str, typer.Option(help="emulate, or native: products on codes where the device has them.")
+        str,
+        typer.Option(help="emulate; native (products on codes, where that pays); native-always."),
     ] = "emulate",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -72,7 +72,8 @@ def compile(
     are captured and rewritten at the first call; `coverage(model)` then tells what was done.
     `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). The target `emulate` multiplies
     what codes are worth, in the compute dtype; `native` multiplies the codes themselves where the
-    device can, and the report says which products it could not. Without `codegen` the rewritten
+    device can and it pays (`native-always`: where it can), and the report says which products it
+    could not. Without `codegen` the rewritten
     graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
     Raises: PolicyError if the policy is wrong, or names blocks the model does not have;

@@ -51,7 +51,7 @@ def test_a_product_is_the_exact_one_of_the_dequantized_within_its_roundings(
     left: str, right: str
 ) -> None:
     formats = parse_format(left), parse_format(right)
-    kind = native.native_kind(*formats, "cpu")
+    kind = native.native_kind(*formats, "cpu", always=True)
     if kind.startswith("no "):
         ints = [text.startswith("int") for text in (left, right)]
         blocks = [text.split("/")[1] for text in (left, right)]
@@ -88,7 +88,7 @@ def test_training_equals_emulation_but_for_the_sums(recipe: str, shape: tuple[in
     x, target = torch.randn(shape), torch.randn(*shape[:-1], 33)
     emulated, lowered = deepcopy(model), deepcopy(model)
     qgraph.compile(emulated, recipe, codegen=False)
-    qgraph.compile(lowered, recipe, target="native", codegen=False)
+    qgraph.compile(lowered, recipe, target="native-always", codegen=False)
     want, got, plain = (
         take_step(m, x, target, seed=0) for m in (emulated, lowered, deepcopy(model))
     )
@@ -155,7 +155,12 @@ REASONS = {
     "fprop: {input: int8_row}": "no native product with an operand in high precision",
     "fprop: {input: int8_row, weight: e4m3/row/fp32}": "no native product of int8 and e4m3",
     "fprop: {input: int4/row/fp32, weight: int8_row}": "no native product of these integers",
+    "fprop: {input: int6/row/fp32, weight: int6/row/fp32}": "no native product of these integers",
+    "fprop: {input: int8+full/row/fp32, weight: int8_row}": "no native product of these integers",
     "fprop: {input: fp8_row, weight: fp8_tensor}": "no native product of a row and a tensor scale",
+    "fprop: {input: fp8_row, weight: fp8_row}": (
+        "no native fp8 product on a cpu that is faster than emulation"
+    ),
     "fprop: {input: {format: int8_row, rounding: stochastic}, weight: int8_row}": (
         "no native product of operands that are rotated or rounded at random"
     ),
@@ -198,7 +203,7 @@ def test_a_batched_product_stays_emulated() -> None:
 def test_an_unknown_target_is_refused_before_anything_is_compiled() -> None:
     model = MLP(8, 8)
     with pytest.raises(
-        ModelError, match=r"unknown target 'gpu'\n  fix: use one of: emulate, native"
+        ModelError, match=r"unknown target 'gpu'\n  fix: use one of: emulate, native, native-always"
     ):
         qgraph.compile(model, "int8", target="gpu")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="was not compiled by qgraph"):
