@@ -1,9 +1,11 @@
 """Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
 
+from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
-from qgraph.passes.sites import GraphFacts, Operand, Site, block_of, find_sites, stacks_of
+from qgraph.passes.sites import GraphFacts, Site, block_of, find_sites, module_path, stacks_of
+from qgraph.passes.split_products import split_products
 from qgraph.passes.text import graph_text
 
 __all__ = [
@@ -19,9 +21,11 @@ __all__ = [
     "graph_text",
     "make_rows",
     "make_totals",
+    "module_path",
     "plan_sites",
     "report_json",
     "report_text",
     "rewrite",
+    "split_products",
     "stacks_of",
 ]  # fmt: skip

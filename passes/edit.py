@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from qgraph.passes.sites import Operand
+from qgraph.passes.operand import Operand
 from qgraph.passes.targets import argument_node, value_of
 
 aten = torch.ops.aten
@@ -22,19 +22,39 @@ _INHERITED = (
 Call = Callable[[Node, int], Node]
 
 
-def wrap_operand(graph: Graph, product: Node, operand: Operand, call: Call) -> Node:
+def wrap_operand(
+    graph: Graph, product: Node, operand: Operand, call: Call, *, flat: bool = False
+) -> Node:
     """Replace an operand x of `product` by permute(call(base, axis)), x being permute(base).
 
     Working below the permutes lets two products that read one tensor in two layouts share
     the work. `call` adds a node that acts along `axis` (negative) of `base`; the new node is returned.
+    An operand with a layout of its own is brought into that first. `flat` takes batch and positions
+    of a convolution's operand for one axis: [channels, positions * batch].
     """
     base, order = below_permutes(argument_node(product, operand.argument))
     rank = len(order)
-    axis = order[operand.axis] - rank
     with graph.inserting_before(product):
-        new = call(base, axis)
-        view = new
-        if order != list(range(rank)):
+        if flat:
+            layout = (1, *range(2, rank), 0)
+            rows = add_node(
+                graph, aten.permute.default, (base, [order[i] for i in layout]), like=product
+            )
+            shape = [*value_of(rows).shape]
+            rows = add_node(graph, aten.reshape.default, (rows, [shape[0], -1]), like=product)
+            new = call(rows, -1)
+            view = add_node(graph, aten.reshape.default, (new, shape), like=product)
+            back = [layout.index(axis) for axis in range(rank)]
+            view = add_node(graph, aten.permute.default, (view, back), like=product)
+            product.update_arg(operand.argument, view)
+            return new
+        if operand.layout:
+            wanted = [order[axis] for axis in operand.layout]
+            if wanted != [*range(rank)]:
+                base = add_node(graph, aten.permute.default, (base, wanted), like=product)
+            order = [operand.layout.index(axis) for axis in range(rank)]
+        view = new = call(base, order[operand.axis] - rank)
+        if order != [*range(rank)]:
             view = add_node(graph, aten.permute.default, (new, order), like=product)
     product.update_arg(operand.argument, view)
     return new

@@ -17,6 +17,7 @@ from qgraph import ops
 from qgraph.formats import Range
 from qgraph.passes.edit import add_node, wrap_operand
 from qgraph.passes.plan import Plan
+from qgraph.passes.sites import Site
 from qgraph.policy import OperandPolicy
 
 
@@ -45,7 +46,18 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
                     args = (*args, *(None, 0, None)[len(noise) :], past)
                 return add_node(graph, ops.fake_quant, args, like=plan.site.node)
 
-            wrap_operand(graph, plan.site.node, operand, call)
+            flat = spans_positions(plan.site, wanted)
+            wrap_operand(graph, plan.site.node, operand, call, flat=flat)
+
+
+def spans_positions(site: Site, wanted: OperandPolicy) -> bool:
+    """Whether one scale serves all positions and images of a channel.
+
+    So it does where a convolution's wgrad has a scale a row: it sums over positions and images.
+    """
+    block = wanted.format.block if wanted.format and not wanted.transform else None
+    rows = block is not None and block.across == 1 and block.along is None
+    return rows and site.op == "conv" and site.role == "wgrad"
 
 
 def axis_is_free(wanted: OperandPolicy) -> bool:

@@ -14,8 +14,8 @@ from torch.fx import Graph
 
 from qgraph import ops
 from qgraph.passes.edit import add_node
+from qgraph.passes.operand import Operand
 from qgraph.passes.plan import Plan
-from qgraph.passes.sites import Operand
 from qgraph.passes.targets import argument_node, value_of
 from qgraph.policy import OperandPolicy
 
@@ -54,7 +54,7 @@ def gradients(
         if plan.site.role != "fprop":
             behind.setdefault(plan.site.node.meta.get("seq_nr"), []).append(plan)
     for plan in plans:
-        if plan.site.role != "fprop":
+        if plan.site.role != "fprop" or plan.site.op == "conv":
             continue
         pairs = list(zip(plan.site.operands, plan.operands, strict=False))
         for index, (operand, wanted) in enumerate(pairs):

@@ -12,15 +12,19 @@ from qgraph.passes.insert_gradient import insert_gradient
 from qgraph.passes.insert_hadamard import insert_hadamard
 from qgraph.passes.lower import lower
 from qgraph.passes.lower_native import lower_native
+from qgraph.passes.pad_groups import pad_groups
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.share import share_quant
 from qgraph.passes.sites import GraphFacts, find_sites
+from qgraph.passes.split_products import split_bias, split_products
 from qgraph.passes.verify import verify
 from qgraph.policy import Policy
 
 Target = Literal["emulate", "native", "native-always"]
 Pass = Callable[[Graph, Sequence[Plan]], None]
 PASSES: tuple[tuple[str, Pass], ...] = (
+    ("bias", split_bias),
+    ("groups", pad_groups),
     ("gradients", insert_gradient),
     ("rotate", insert_hadamard),
     ("quantize", insert_fake_quant),
@@ -46,6 +50,7 @@ def rewrite(
 
     Raises: GraphError if a pass leaves an illegal graph.
     """
+    split_products(graph)
     plans = plan_sites(find_sites(graph, facts), policy, facts)
     for name, step in PASSES:
         step(graph, plans)

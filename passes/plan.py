@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Any, Literal
 
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph.ops.history import row_of
+from qgraph.passes.convolution import cannot_block
 from qgraph.passes.sites import GraphFacts, Site
-from qgraph.passes.targets import argument_node, value_of
+from qgraph.passes.targets import argument_node, is_grouped, value_of
 from qgraph.policy import OperandPolicy, Policy, decide
 
 Status = Literal["quantized", "kept", "unsupported", "unmatched"]
@@ -70,6 +72,8 @@ def _plan(site: Site, policy: Policy) -> Plan:
         return Plan(site=site, status="unmatched", reason=decision.reason)
     if decision.reason:
         return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
+    if misfit := _misfit(site, decision.operands):
+        return Plan(site=site, status="unsupported", rule=rule, reason=misfit)
     ragged = _ragged(site, decision.operands)
     if ragged and policy.ragged == "keep":
         return Plan(
@@ -78,12 +82,25 @@ def _plan(site: Site, policy: Policy) -> Plan:
             rule=rule,
             reason=f"{ragged}, and the policy says ragged: keep",
         )
-    notes = (f"{ragged}: the last block is padded with zeros",) if ragged else ()
+    notes: tuple[str, ...] = (f"{ragged}: the last block is padded with zeros",) if ragged else ()
+    if site.op == "conv" and not all(operand.gradient.straight for operand in decision.operands):
+        notes += ("gradients of quantizers are straight through in convolutions",)
     return Plan(site=site, status="quantized", operands=decision.operands, rule=rule, notes=notes)
+
+
+def _misfit(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
+    """Return why the blocks cannot be laid on a convolution's channels, or nothing."""
+    if site.op != "conv" or site.role == "wgrad":
+        return ""
+    found = (cannot_block(site.node, wanted.format.block) for wanted in operands if wanted.format)
+    return next(filter(None, found), "")
 
 
 def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
     """Return which size is no multiple of the block, or nothing."""
+    if is_grouped(site.node) and site.role == "wgrad":
+        multiple = summed_multiple(operands)
+        return f"an expert's rows are perhaps no multiple of {multiple}" if multiple > 1 else ""
     for operand, wanted in zip(site.operands, operands, strict=True):
         shape: Sequence[object] = value_of(argument_node(site.node, operand.argument)).shape
         size: Any = shape[operand.axis]
@@ -95,3 +112,12 @@ def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
                     return f"{size} summed elements are no multiple of {block}"
                 return f"the summed size {size} is dynamic, perhaps no multiple of {block}"
     return ""
+
+
+def summed_multiple(operands: Sequence[OperandPolicy]) -> int:
+    """Return the size that every block and rotation along the summed axis divides."""
+    sizes = [1]
+    for wanted in operands:
+        sizes.append((wanted.format and wanted.format.block.along) or 1)
+        sizes.append(wanted.transform.hadamard if wanted.transform else 1)
+    return lcm(*sizes)

@@ -16,21 +16,23 @@ from math import prod
 import torch
 from torch.fx import Graph, Node
 
+from qgraph.passes.attention import attention_product
+from qgraph.passes.convolution import describe_convolution
+from qgraph.passes.operand import Operand
 from qgraph.passes.targets import (
     ELSEWHERE,
+    GATHERS,
     PRODUCTS,
     VIEWS,
     argument_node,
+    aten,
+    is_convolution,
+    is_grouped,
     size_hint,
     value_of,
 )
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
-_USUAL_KINDS = {
-    "fprop": ("input", "weight"),
-    "dgrad": ("grad_output", "weight"),
-    "wgrad": ("input", "grad_output"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +51,20 @@ class GraphFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Operand:
-    """One operand of a product: what it is, where it stands, and the axis the product sums over."""
-
-    kind: str  # input, weight, grad_output, lhs, rhs
-    argument: int  # position among the node's arguments
-    axis: int  # -1 or -2
-
-
-@dataclass(frozen=True, kw_only=True)
 class Site:
     """One matrix product of a graph. Sizes are elements; of a dynamic size, its hint."""
 
     node: Node = field(repr=False, compare=False)
     number: int  # counted through the graph, from 0
-    op: str  # linear, matmul, conv, experts, sdpa
+    op: str  # linear, experts, conv, qk, pv, matmul, sdpa
     role: str  # fprop, dgrad, wgrad
     module: str
     block: int | None
     block_count: int | None
     operands: tuple[Operand, ...]
-    shape: tuple[int, int, int, int]  # batch, m, n, k; zeros where an op has no such sizes
+    shape: tuple[
+        int, int, int, int
+    ]  # batch or groups, m, n, k; zeros where an op has no such sizes
     flops: int
     dtype: str
     unsupported: str = ""  # why qgraph cannot quantize it, or nothing
@@ -79,20 +74,23 @@ class Site:
         """The operands' kinds, in argument order; of a product qgraph leaves alone, the usual ones."""
         if self.operands:
             return tuple(operand.kind for operand in self.operands)
-        if self.op in ("conv", "experts"):
-            return _USUAL_KINDS[self.role]
         return ("lhs", "rhs")
 
 
 def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
-    """Return every matrix product in `graph`, in graph order; the graph is not changed."""
+    """Return every matrix product in `graph`, in graph order; the graph is not changed.
+
+    `split_products` comes first: a node that holds two products would count as its first.
+    """
     late = _depends_on_tangents(graph)
     nodes = [node for node in graph.nodes if node.op == "call_function"]
-    forward: dict[object, tuple[Node, tuple[str, ...]]] = {}
+    forward: dict[object, _Forward] = {}
     sites: list[Site] = []
     for node in nodes:
         if node.target in PRODUCTS:
             found = [_product(node, facts, late, forward)]
+        elif is_convolution(node):
+            found = [_convolution(node)]
         elif (describe := _elsewhere(node)) is not None:
             found = [_plain(node, late, *entry) for entry in describe(node)]
         else:
@@ -146,44 +144,101 @@ def _is_backward(node: Node, late: set[Node]) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or node in late
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Forward:
+    """A product of the forward, which those of its backward are told apart by."""
+
+    node: Node
+    op: str
+    kinds: tuple[str, ...]
+
+
 def _product(
-    node: Node,
-    facts: GraphFacts,
-    late: set[Node],
-    forward: dict[object, tuple[Node, tuple[str, ...]]],
+    node: Node, facts: GraphFacts, late: set[Node], forward: dict[object, _Forward]
 ) -> Site:
     first = PRODUCTS[node.target]
     sources = [argument_node(node, first), argument_node(node, first + 1)]
-    backward = _is_backward(node, late)
-    from_parameter = [_root(source).name in facts.parameters for source in sources]
+    weights = [_weight(source, facts.parameters) for source in sources]
     sequence = node.meta.get("seq_nr")
-    if not backward:
-        kinds = _forward_kinds(from_parameter)
-        role = "fprop"
-        forward[sequence] = (node, kinds)
-    else:
-        kinds = _backward_kinds(sources, from_parameter, late, forward.get(sequence))
-        role = "wgrad" if "input" in kinds else "dgrad"
     left, right = map(value_of, sources)
-    sizes = [size_hint(size) for size in (*left.shape, right.shape[-1])]
+    pair = forward.get(sequence)
+    if not _is_backward(node, late):
+        role = "fprop"
+        # The experts' weights may be put together on the way; their place says what they are.
+        kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, weights)])
+        op = _forward_op(node, kinds, weights)
+        forward[sequence] = _Forward(node=node, op=op, kinds=kinds)
+    elif is_grouped(node):
+        op, (role, kinds) = "experts", _grouped_backward(sources, right.dim(), late)
+    else:
+        kinds = _backward_kinds(sources, [*map(bool, weights)], late, pair)
+        role = "wgrad" if "input" in kinds else "dgrad"
+        op = pair.op if pair else ("linear" if {"weight", "input"} & set(kinds) else "matmul")
+    sizes = [*map(size_hint, (*left.shape, right.shape[-1]))]
     batch, (m, k, n) = prod(sizes[:-3]), sizes[-3:]
-    is_float = left.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return Site(
-        node=node,
-        number=0,
-        op="linear" if {"weight", "input"} & set(kinds) else "matmul",
+    return _site(
+        node,
+        op=op,
         role=role,
-        module="",
-        block=None,
-        block_count=None,
         operands=tuple(
             Operand(kind=kind, argument=first + i, axis=-1 - i) for i, kind in enumerate(kinds)
         ),
         shape=(batch, m, n, k),
-        flops=2 * batch * m * n * k,
-        dtype=_short(left.dtype),
-        unsupported="" if is_float else f"dtype {_short(left.dtype)} is not quantized",
+        dtype=left.dtype,
     )
+
+
+def _convolution(node: Node) -> Site:
+    role, operands, shape = describe_convolution(node)
+    return _site(
+        node, op="conv", role=role, operands=operands, shape=shape, dtype=value_of(node).dtype
+    )
+
+
+def _site(
+    node: Node,
+    *,
+    op: str,
+    role: str,
+    operands: tuple[Operand, ...],
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+) -> Site:
+    is_float = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return Site(
+        node=node,
+        number=0,
+        op=op,
+        role=role,
+        module="",
+        block=None,
+        block_count=None,
+        operands=operands,
+        shape=shape,
+        flops=2 * prod(shape),
+        dtype=_short(dtype),
+        unsupported="" if is_float else f"dtype {_short(dtype)} is not quantized",
+    )
+
+
+def _forward_op(node: Node, kinds: tuple[str, ...], weights: list[Node | None]) -> str:
+    if is_grouped(node):
+        return "experts"
+    if "weight" not in kinds:
+        return attention_product(node, PRODUCTS[node.target])
+    # A stack of matrices in one parameter: experts, each with rows of its own.
+    batched = node.target in (aten.bmm.default, aten.baddbmm.default)
+    stacked = any(weight is not None and value_of(weight).dim() > 2 for weight in weights)
+    return "experts" if batched and stacked else "linear"
+
+
+def _grouped_backward(
+    sources: list[Node], rank: int, late: set[Node]
+) -> tuple[str, tuple[str, ...]]:
+    kinds = ["grad_output" if source in late else "" for source in sources]
+    if rank == 2:  # summed over the rows of each group
+        return "wgrad", tuple(kind or "input" for kind in kinds)
+    return "dgrad", tuple(kind or "weight" for kind in kinds)
 
 
 def _forward_kinds(from_parameter: list[bool]) -> tuple[str, ...]:
@@ -198,21 +253,20 @@ def _backward_kinds(
     sources: list[Node],
     from_parameter: list[bool],
     late: set[Node],
-    pair: tuple[Node, tuple[str, ...]] | None,
+    pair: _Forward | None,
 ) -> tuple[str, ...]:
     gradient = 0 if sources[0] in late else 1
     other = 1 - gradient
     if pair is None:  # no forward product to look at: a product that only the backward has
         kind = "weight" if from_parameter[other] else "input"
     else:
-        node, kinds = pair
-        first = PRODUCTS[node.target]
-        if from_parameter[other] and "weight" in kinds:
+        first = PRODUCTS[pair.node.target]
+        if from_parameter[other] and "weight" in pair.kinds:
             kind = "weight"
-        elif "weight" in kinds:
+        elif "weight" in pair.kinds:
             kind = "input"
         else:
-            same = _root(sources[other]) is _root(argument_node(node, first))
+            same = _root(sources[other]) is _root(argument_node(pair.node, first))
             kind = "lhs" if same else "rhs"
     pairs = ("grad_output", kind)
     return pairs if gradient == 0 else pairs[::-1]
@@ -225,7 +279,16 @@ def _root(source: Node) -> Node:
     return source
 
 
-Describe = Callable[[Node], list[tuple[str, str, int, str]]]
+def _weight(source: Node, parameters: frozenset[str]) -> Node | None:
+    """Return the parameter an operand shows, also one that rows or experts are picked from."""
+    while source.op == "call_function" and (
+        source.target in VIEWS or (source.target in GATHERS and value_of(source).dim() > 2)
+    ):
+        source = source.all_input_nodes[0]
+    return source if source.name in parameters else None
+
+
+Describe = Callable[[Node], list[tuple[str, int, str]]]
 
 
 def _elsewhere(node: Node) -> Describe | None:
@@ -233,17 +296,15 @@ def _elsewhere(node: Node) -> Describe | None:
     return next((describe for start, describe in ELSEWHERE if name.startswith(start)), None)
 
 
-def _plain(node: Node, late: set[Node], op: str, role: str, flops: int, reason: str) -> Site:
+def _plain(node: Node, late: set[Node], op: str, flops: int, reason: str) -> Site:
     value = next(
         (n.meta["val"] for n in node.all_input_nodes if hasattr(n.meta.get("val"), "dtype")), None
     )
-    if not role:
-        role = "dgrad" if _is_backward(node, late) else "fprop"
     return Site(
         node=node,
         number=0,
         op=op,
-        role=role,
+        role="dgrad" if _is_backward(node, late) else "fprop",
         module="",
         block=None,
         block_count=None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+
+from qgraph import ops
 
 aten = torch.ops.aten
 
@@ -19,6 +22,8 @@ PRODUCTS: dict[object, int] = {
     aten.bmm.default: 0,
     aten.addmm.default: 1,
     aten.baddbmm.default: 1,
+    aten._grouped_mm.default: 0,
+    ops.grouped_mm: 0,
 }
 
 # Ops that only show the same numbers in another shape, layout or dtype.
@@ -32,6 +37,18 @@ VIEWS: frozenset[object] = frozenset(
         aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
     }
 )  # fmt: skip
+# Picking rows by number: the weights of the experts that a token goes to.
+GATHERS: frozenset[object] = frozenset({aten.index.Tensor, aten.index_select.default})
+
+
+def is_grouped(node: Node) -> bool:
+    """Whether `node` multiplies groups of rows by a matrix each, as experts do."""
+    return node.target in (aten._grouped_mm.default, ops.grouped_mm)
+
+
+def is_convolution(node: Node) -> bool:
+    """Whether `node` is a convolution or its backward."""
+    return node.target in (aten.convolution.default, aten.convolution_backward.default)
 
 
 def argument_node(node: Node, position: int) -> Node:
@@ -42,8 +59,10 @@ def argument_node(node: Node, position: int) -> Node:
 
 
 def value_of(node: Node) -> Tensor:
-    """Return the fake tensor that stands for what `node` computes."""
+    """Return the fake tensor that stands for what `node` computes; of several results, the first."""
     value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        value = next((item for item in value if item is not None), None)
     assert isinstance(value, Tensor), f"{node.name} has no tensor value"
     return value
 
@@ -56,59 +75,42 @@ def size_hint(size: Any) -> int:
     return int(hint) if hint is not None else 0
 
 
-def _shape(node: object) -> list[int]:
-    assert isinstance(node, Node), "an operand is a node"
+def sizes_of(node: Node) -> list[int]:
+    """Return the sizes of what `node` computes, dynamic ones by their hints."""
     return [size_hint(size) for size in value_of(node).shape]
 
 
-def _conv(node: Node) -> list[tuple[str, str, int, str]]:
-    if "backward" in str(node.target):
-        gradient, weight, mask = _shape(node.args[0]), _shape(node.args[2]), node.args[-1]
-        flops = 2 * prod(gradient) * prod(weight[1:])
-        roles = [role for role, on in zip(("dgrad", "wgrad"), mask, strict=False) if on]  # type: ignore[arg-type]
-        return [("conv", role, flops, _CONV) for role in roles]
-    output = _shape(node)
-    return [("conv", "fprop", 2 * prod(output) * prod(_shape(node.args[1])[1:]), _CONV)]
+Described = list[tuple[str, int, str]]  # op, FLOPs, why it is not quantized
 
 
-def _sdpa(node: Node) -> list[tuple[str, str, int, str]]:
+def _sdpa(node: Node) -> Described:
     backward = "backward" in str(node.target)
-    query, key = _shape(node.args[1 if backward else 0]), _shape(node.args[2 if backward else 1])
+    query, key = (sizes_of(argument_node(node, i + backward)) for i in (0, 1))
     product = 2 * prod(query) * key[-2]  # one of: scores, weighted values, and their gradients
-    return [("sdpa", "", product * (5 if backward else 2), _SDPA)]
+    return [("sdpa", product * (5 if backward else 2), FUSED)]
 
 
-def _experts(node: Node) -> list[tuple[str, str, int, str]]:
-    if "backward" in str(node.target):
-        rows, weight = _shape(node.args[0]), _shape(node.args[2])
-        flops = 2 * prod(rows) * (weight[-1] if weight[-1] != rows[-1] else weight[-2])
-        return [("experts", role, flops, _EXPERTS) for role in ("dgrad", "wgrad")]
-    rows, weight = _shape(node.args[0]), _shape(node.args[1])
-    return [("experts", "", 2 * prod(rows) * weight[-1], _EXPERTS)]
+def _hidden(node: Node) -> Described:
+    return [("matmul", 0, f"{node.target} holds products qgraph does not look into")]
 
 
-def _hidden(node: Node) -> list[tuple[str, str, int, str]]:
-    return [("matmul", "", 0, f"{node.target} holds products qgraph does not look into")]
-
-
-_CONV = "convolutions are not quantized yet"
-_SDPA = "fused attention is not quantized yet"
-_EXPERTS = "grouped expert products are not quantized yet"
+FUSED = "fused attention: a rule on qk or pv would take it apart"
 
 # Products in other forms, by the start of the op's name: what to say about each.
-ELSEWHERE = (
-    ("aten.convolution", _conv),
+ELSEWHERE: tuple[tuple[str, Callable[[Node], Described]], ...] = (
     ("aten._scaled_dot_product", _sdpa),
-    ("aten._grouped_mm", _experts),
-    ("transformers.grouped_mm_fallback", _experts),
+    ("aten._flash_attention", _hidden),
+    ("aten._efficient_attention", _hidden),
     ("flex_attention", _hidden),
     ("aten.mkldnn_rnn_layer", _hidden),
     ("aten._scaled_mm", _hidden),
+    ("aten._scaled_grouped_mm", _hidden),
     ("aten._int_mm", _hidden),
     ("aten.addbmm", _hidden),
     ("aten.mv", _hidden),
     ("aten.addmv", _hidden),
     ("aten._thnn_fused", _hidden),
+    ("aten._cdist", _hidden),
     ("cond", _hidden),
     ("while_loop", _hidden),
     ("scan", _hidden),

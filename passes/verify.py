@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
@@ -12,10 +13,12 @@ from qgraph.passes.edit import below_permutes
 from qgraph.passes.insert_fake_quant import axis_is_free
 from qgraph.passes.insert_gradient import gradients
 from qgraph.passes.insert_hadamard import signs_of
+from qgraph.passes.operand import Operand
 from qgraph.passes.plan import Plan
-from qgraph.passes.sites import Operand
 from qgraph.passes.targets import argument_node, value_of
 from qgraph.policy import HIGH, OperandPolicy
+
+aten = torch.ops.aten
 
 
 def verify(graph: Graph, plans: Sequence[Plan]) -> None:
@@ -51,6 +54,9 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
     if value_of(source).dtype != value_of(product).dtype:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
     base, order = below_permutes(source)
+    along = order[operand.axis] - len(order)
+    if base.target is aten.reshape.default:
+        base, along = argument_node(base, 0), -1
     *found, axis = _describe(base)
     expected = _expect(policy, plan.site.number)
     if found != expected:
@@ -58,7 +64,7 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
             f"{where} reads {' '.join(map(str, found)) or 'a tensor in high precision'}, "
             f"the plan says {' '.join(map(str, expected)) or 'high'}"
         )
-    if expected and not axis_is_free(policy) and axis != order[operand.axis] - len(order):
+    if expected and not axis_is_free(policy) and axis != along:
         raise GraphError(
             f"{where} is quantized along axis {axis}, not the one the product sums over"
         )

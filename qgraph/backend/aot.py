@@ -20,10 +20,12 @@ from torch._functorch.aot_autograd import (
 from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
+from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts
+from qgraph.policy import Policy
 
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
 _FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
@@ -48,8 +50,10 @@ class Capture:
         return graph
 
 
-def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Capture:
+def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None = None) -> Capture:
     """Capture `model(**inputs)` and its backward as one joint graph.
+
+    Fused attention is taken apart where `policy` quantizes its products.
 
     Compiled code that Dynamo holds for other models is dropped, and compiled again when next called.
 
@@ -57,13 +61,16 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Capture:
     """
     with _without_cache(model):
         module = _capture_module(model, dict(inputs))
+        outline = Outline.of(model)
+        if policy is not None:
+            take_attention_apart(module, policy, outline)
         with ExitStack() as stack:
             joint = aot_export_joint_with_descriptors(
                 stack, module, (), dict(inputs), decompositions=decompositions()
             )
     graph = joint.graph_module.graph
     facts = graph_facts(
-        graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), Outline.of(model)
+        graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), outline
     )
     return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
 

@@ -72,7 +72,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
             "example_inputs must be the model's keyword inputs, at least one",
             "{'input_ids': ids, 'labels': ids}",
         )
-    captured = capture(model, example_inputs)
+    captured = capture(model, example_inputs, policy)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))

@@ -25,6 +25,7 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, GraphModule
 
+from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Layer, Outline, graph_facts, input_index
@@ -160,6 +161,7 @@ def make_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
+        take_attention_apart(module, policy, outline)
         frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
         times[part] += 1

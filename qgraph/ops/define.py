@@ -8,6 +8,8 @@
     qgraph::delayed_amax(x, store, row, ...)        the largest magnitude of the steps before
     qgraph::quantize / qgraph::dequantize           the packed bits
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
+    qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
+    qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
@@ -25,7 +27,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import cpu, native
+from qgraph.ops import cpu, grouped, native
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -262,6 +264,17 @@ _OPS = (
         _scaled_mm_fake,
     ),
     (
+        "grouped_mm(Tensor a, Tensor b, Tensor offsets) -> Tensor",
+        grouped.grouped_mm,
+        grouped.grouped_mm_fake,
+    ),
+    (
+        "pad_rows(Tensor x, Tensor ends, int multiple, int axis) -> Tensor",
+        grouped.pad_rows,
+        grouped.pad_rows_fake,
+    ),
+    ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
+    (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
         _dequantize,
         _dequantize_fake,
@@ -283,4 +296,7 @@ delayed = torch.ops.qgraph.delayed_amax.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
+grouped_mm = torch.ops.qgraph.grouped_mm.default
+pad_rows = torch.ops.qgraph.pad_rows.default
+pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default

@@ -10,11 +10,21 @@ from qgraph.policy.load import (
 from qgraph.policy.match import Decision, check_blocks, decide, unused_rules, why_unused
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
 from qgraph.policy.schema import policy_json_schema
-from qgraph.policy.selector import OPS, ROLES, BlockCount, Match, Op, Role, SiteFacts
+from qgraph.policy.selector import (
+    ATTENTION,
+    OPS,
+    ROLES,
+    BlockCount,
+    Match,
+    Op,
+    Role,
+    SiteFacts,
+    products_of,
+)
 
 __all__ = [
-    "HIGH", "OPS", "ROLES", "BlockCount", "Decision", "Match", "Op", "OperandPolicy", "Policy",
-    "Role", "Rule", "SiteFacts", "Transform", "check_blocks", "decide", "dump_policy",
-    "load_policy", "load_policy_dict", "load_policy_text", "policy_json_schema", "recipe_names",
-    "unused_rules", "why_unused",
+    "ATTENTION", "HIGH", "OPS", "ROLES", "BlockCount", "Decision", "Match", "Op", "OperandPolicy",
+    "Policy", "Role", "Rule", "SiteFacts", "Transform", "check_blocks", "decide", "dump_policy",
+    "load_policy", "load_policy_dict", "load_policy_text", "policy_json_schema", "products_of",
+    "recipe_names", "unused_rules", "why_unused",
 ]  # fmt: skip

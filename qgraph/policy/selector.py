@@ -10,11 +10,12 @@ from fractions import Fraction
 from typing import Literal, Protocol, get_args
 
 Role = Literal["fprop", "dgrad", "wgrad"]
-Op = Literal["linear", "matmul", "conv", "experts", "sdpa"]
+Op = Literal["linear", "matmul", "conv", "experts", "qk", "pv", "sdpa"]
 OperandKind = Literal["input", "weight", "grad_output", "lhs", "rhs"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 OPS: tuple[Op, ...] = get_args(Op)
+ATTENTION: tuple[Op, ...] = ("qk", "pv")  # the two products that sdpa stands for
 
 # The two operands of every product: of an op with a weight, and of one without.
 PRODUCTS: dict[Role, tuple[tuple[OperandKind, OperandKind], ...]] = {
@@ -31,7 +32,7 @@ ACTIVATION_PRODUCTS: dict[Role, tuple[tuple[OperandKind, OperandKind], ...]] = {
 
 def products_of(op: Op) -> dict[Role, tuple[tuple[OperandKind, OperandKind], ...]]:
     """Return the operand pairs of each product of `op`."""
-    return ACTIVATION_PRODUCTS if op in ("matmul", "sdpa") else PRODUCTS
+    return PRODUCTS if op in ("linear", "conv", "experts") else ACTIVATION_PRODUCTS
 
 
 class SiteFacts(Protocol):
@@ -111,10 +112,14 @@ class Match:
     def matches_outside_blocks(self, site: SiteFacts) -> bool:
         """Whether the rule would speak about `site` were it in the right block."""
         return (
-            (self.ops is None or site.op in self.ops)
+            (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
             and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
         )
+
+    def _names_attention(self, op: str) -> bool:
+        """Whether the rule says sdpa and `op` is one of its two products."""
+        return op in ATTENTION and "sdpa" in (self.ops or ())
 
     def _names_block(self, block: int | None, count: int | None) -> bool:
         if block is None or count is None:
