@@ -2,9 +2,10 @@
 
 from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
+from qgraph.passes.places import block_of, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
-from qgraph.passes.sites import GraphFacts, Site, block_of, find_sites, module_path, stacks_of
+from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
 from qgraph.passes.text import graph_text
 

@@ -81,15 +81,17 @@ def below_permutes(node: Node) -> tuple[Node, list[int]]:
     return node, order
 
 
-def add_node(graph: Graph, target: object, args: tuple[object, ...], like: Node) -> Node:
+def add_node(
+    graph: Graph, target: object, args: tuple[object, ...], like: Node, **options: Any
+) -> Node:
     """Add a call at the insertion point, with its fake value, belonging where `like` belongs."""
     name = str(target).split(".")[1]  # aten.permute.default -> permute
-    node = graph.create_node("call_function", target, args, name=name)  # type: ignore[arg-type]
+    node = graph.create_node("call_function", target, args, options, name=name)  # type: ignore[arg-type]
     for key in _INHERITED:
         if key in like.meta:
             node.meta[key] = like.meta[key]
     values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
     mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
     with mode:
-        node.meta["val"] = target(*values)  # type: ignore[operator]
+        node.meta["val"] = target(*values, **options)  # type: ignore[operator]
     return node

@@ -10,6 +10,7 @@ from torch.fx import Graph
 from qgraph.passes.insert_fake_quant import insert_fake_quant
 from qgraph.passes.insert_gradient import insert_gradient
 from qgraph.passes.insert_hadamard import insert_hadamard
+from qgraph.passes.keep_layout import keep_layout
 from qgraph.passes.lower import lower
 from qgraph.passes.lower_native import lower_native
 from qgraph.passes.pad_groups import pad_groups
@@ -29,6 +30,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("rotate", insert_hadamard),
     ("quantize", insert_fake_quant),
     ("share", share_quant),
+    ("layout", keep_layout),
     ("verify", verify),
     ("lower", lower),
     ("verify", verify),

@@ -8,8 +8,7 @@ product of the same `seq_nr` took: its input, or its lhs or rhs when no paramete
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -19,6 +18,7 @@ from torch.fx import Graph, Node
 from qgraph.passes.attention import attention_product
 from qgraph.passes.convolution import describe_convolution
 from qgraph.passes.operand import Operand
+from qgraph.passes.places import block_of, module_path
 from qgraph.passes.targets import (
     ELSEWHERE,
     GATHERS,
@@ -31,8 +31,6 @@ from qgraph.passes.targets import (
     size_hint,
     value_of,
 )
-
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,38 +95,6 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
             continue
         sites += [_place(site, len(sites) + i, facts) for i, site in enumerate(found)]
     return tuple(sites)
-
-
-def module_path(node: Node, modules: Mapping[str, str]) -> str:
-    """Return the dotted path of the module a node belongs to, "" for the root or an unknown one.
-
-    Found by the module's id where `modules` has it. A path Dynamo writes is relative to the frame
-    it compiled (`L['args'][0].model`, or an inner module's `L['self'].layers`): the last resort.
-    """
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
-    if not stack:
-        return ""
-    key, value = list(stack.items())[-1]
-    if (name := modules.get(str(key).split("@")[0])) is not None:
-        return name
-    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
-    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
-    path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
-    parts = [part for part in path.split(".") if part and part not in _WRAPPERS]
-    return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
-
-
-def stacks_of(names: Iterable[str]) -> dict[str, int]:
-    """Return for each prefix followed by a number in `names`, how many numbers there are."""
-    stacks: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        for i, part in enumerate(parts):
-            if part.isdigit():
-                prefix = ".".join(parts[:i])
-                stacks[prefix] = max(stacks.get(prefix, 0), int(part) + 1)
-                break
-    return stacks
 
 
 def _depends_on_tangents(graph: Graph) -> set[Node]:
@@ -320,16 +286,6 @@ def _place(site: Site, number: int, facts: GraphFacts) -> Site:
     module = module_path(site.node, facts.modules)
     block, count = block_of(module, facts.blocks)
     return replace(site, number=number, module=module, block=block, block_count=count)
-
-
-def block_of(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | None]:
-    """Return which block of its stack a module is in, and how many there are; None outside stacks."""
-    parts = module.split(".")
-    for i, part in enumerate(parts):
-        prefix = ".".join(parts[:i])
-        if part.isdigit() and prefix in blocks:
-            return int(part), blocks[prefix]
-    return None, None
 
 
 def _short(dtype: torch.dtype) -> str:

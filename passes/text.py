@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from qgraph.passes.sites import module_path
+from qgraph.passes.places import module_path
 
 _SHORT = {
     "float32": "f32",

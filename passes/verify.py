@@ -53,6 +53,8 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
     where = f"{product.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind}"
     if value_of(source).dtype != value_of(product).dtype:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
+    if plan.site.op == "conv" and source.target is aten.clone.default and policy.changes:
+        source = argument_node(source, 0)  # laid out again
     base, order = below_permutes(source)
     along = order[operand.axis] - len(order)
     if base.target is aten.reshape.default:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from qgraph.passes import find_sites, stacks_of
-from qgraph.passes.sites import module_path
+from qgraph.passes import find_sites, split_products, stacks_of
+from qgraph.passes.places import module_path
 from tests.passes.graphs import Blocks, Shared, captured
 
 
@@ -80,7 +80,7 @@ def test_thin_products_are_seen_too() -> None:
     }
 
 
-def test_convolutions_are_listed_with_both_gradients_and_a_reason() -> None:
+def test_convolutions_are_listed_with_both_gradients() -> None:
     class Picture(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -90,12 +90,13 @@ def test_convolutions_are_listed_with_both_gradients_and_a_reason() -> None:
             return torch.sum(self.second(self.first(x).relu()))
 
     found = captured(Picture(), (2, 3, 8, 8))
+    split_products(found.graph)
     sites = find_sites(found.graph, found.facts)
     assert Counter((s.module, s.role) for s in sites) == {
         ("first", "fprop"): 1, ("first", "wgrad"): 1,
         ("second", "fprop"): 1, ("second", "dgrad"): 1, ("second", "wgrad"): 1,
     }  # fmt: skip
-    assert {s.unsupported for s in sites} == {"convolutions are not quantized yet"}
+    assert {s.unsupported for s in sites} == {""}
     forward = next(s for s in sites if s.module == "first" and s.role == "fprop")
     assert forward.flops == 2 * (2 * 8 * 6 * 6) * (3 * 3 * 3)
 

@@ -1,0 +1,52 @@
+"""Where a node belongs: its module, and which block of which stack that is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch.fx import Node
+
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
+
+
+def module_path(node: Node, modules: Mapping[str, str]) -> str:
+    """Return the dotted path of the module a node belongs to, "" for the root or an unknown one.
+
+    Found by the module's id where `modules` has it. A path Dynamo writes is relative to the frame
+    it compiled (`L['args'][0].model`, or an inner module's `L['self'].layers`): the last resort.
+    """
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    key, value = list(stack.items())[-1]
+    if (name := modules.get(str(key).split("@")[0])) is not None:
+        return name
+    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
+    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
+    path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
+    parts = [part for part in path.split(".") if part and part not in _WRAPPERS]
+    return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
+
+
+def stacks_of(names: Iterable[str]) -> dict[str, int]:
+    """Return for each prefix followed by a number in `names`, how many numbers there are."""
+    stacks: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            if part.isdigit():
+                prefix = ".".join(parts[:i])
+                stacks[prefix] = max(stacks.get(prefix, 0), int(part) + 1)
+                break
+    return stacks
+
+
+def block_of(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | None]:
+    """Return which block of its stack a module is in, and how many there are; None outside stacks."""
+    parts = module.split(".")
+    for i, part in enumerate(parts):
+        prefix = ".".join(parts[:i])
+        if part.isdigit() and prefix in blocks:
+            return int(part), blocks[prefix]
+    return None, None
