@@ -55,6 +55,11 @@ def words() -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": ids}
 
 
+def few_words() -> dict[str, Tensor]:
+    """A short text: some models unroll over it."""
+    return {name: ids[:, :8] for name, ids in words().items()}
+
+
 def picture(size: int = 32) -> dict[str, Tensor]:
     """Pictures and their classes."""
     return {"pixel_values": torch.randn(BATCH, 3, size, size), "labels": torch.zeros(BATCH).long()}
@@ -135,7 +140,7 @@ ZOO = [
             "q_lora_rank": 16, "kv_lora_rank": 16, "head_dim": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
         }),
     }),
-    *_all("state space", words, {
+    *_all("state space", few_words, {
         "mamba": ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
         "mamba2": ("Mamba2ForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16, "state_size": 16, "n_groups": 1, "chunk_size": 16}),
         "falcon_mamba": ("FalconMambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
