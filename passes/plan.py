@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from qgraph.errors import PolicyError
 from qgraph.ops.history import row_of
 from qgraph.passes.convolution import cannot_block
 from qgraph.passes.sites import GraphFacts, Site
@@ -47,8 +48,12 @@ class Plan:
 def plan_sites(
     sites: Sequence[Site], policy: Policy, facts: GraphFacts | None = None
 ) -> tuple[Plan, ...]:
-    """Return one plan for each site, in order; `facts` say where histories are kept."""
+    """Return one plan for each site, in order; `facts` say where histories are kept.
+
+    Raises: PolicyError if a product does not fit its format and the policy says `ragged: error`.
+    """
     plans = [_plan(site, policy) for site in sites]
+    _check_ragged(plans, policy)
     if facts is None or facts.history is None:
         return tuple(plans)
     numbers = {name: number for number, name in enumerate(sorted(set(facts.modules.values())))}
@@ -59,6 +64,20 @@ def plan_sites(
         seen[site.module, site.role] += 1
         plans[index] = replace(plan, history=(facts.history, row))
     return tuple(plans)
+
+
+def _check_ragged(plans: Sequence[Plan], policy: Policy) -> None:
+    ragged = [(p.site, why) for p in plans if p.operands and (why := _ragged(p.site, p.operands))]
+    if policy.ragged != "error" or not ragged:
+        return
+    site, why = ragged[0]
+    more = f", and {len(ragged) - 1} more" if len(ragged) > 1 else ""
+    raise PolicyError(
+        policy.path or policy.name,
+        "ragged",
+        f"{site.role} of '{site.module}' does not fit its format: {why}{more}",
+        "write ragged: pad or keep, or a rule that leaves these products out",
+    )
 
 
 def _plan(site: Site, policy: Policy) -> Plan:

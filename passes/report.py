@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from qgraph.errors import PolicyError
 from qgraph.passes.plan import Plan, Status
-from qgraph.policy import OperandPolicy, Policy, unused_rules, why_unused
+from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,37 @@ class Report:
     def quantized(self) -> tuple[Entry, ...]:
         """The products that are quantized."""
         return tuple(entry for entry in self.entries if entry.status == "quantized")
+
+    @property
+    def share(self) -> float:
+        """The share of product FLOPs that is quantized, 0 to 1."""
+        whole = sum(entry.flops for entry in self.entries)
+        return sum(entry.flops for entry in self.quantized) / (whole or 1)
+
+    def check(self) -> None:
+        """Hold what was found so far against the policy's `coverage`.
+
+        Raises: PolicyError if less is quantized than the policy demands, or if weights are in no
+            captured graph, so that the share of their products is unknown.
+        """
+        wanted = self.policy.min_flops
+        if wanted is None or (100 * self.share >= wanted and not self.not_captured):
+            return
+        totals = make_totals(self.entries)
+        left = sorted((totals["kept"] | totals["not_quantized"]).items(), key=lambda item: -item[1])
+        problem = f"{100 * self.share:.1f}% of product FLOPs are quantized, {percent(wanted)} are demanded"
+        if left:
+            problem += "; left: " + "; ".join(
+                f"{100 * share:.1f}% {why}" for why, share in left[:4]
+            )
+        if self.not_captured:
+            problem += f"; {_weights_text(self.not_captured)}"
+        raise PolicyError(
+            self.policy.path or self.policy.name,
+            "coverage.min_flops",
+            problem,
+            "quantize what is left, or demand less",
+        )
 
 
 def make_entry(plan: Plan) -> Entry:
@@ -253,16 +285,20 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     for rule in unused_rules(report.policy, entries):
         yield f"warning: {rule.text}: {why_unused(rule, entries)}"
     if entries and report.not_captured:
-        names = sorted(report.not_captured)
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        yield (
-            f"warning: {len(names)} weights are in no captured graph; their products are neither "
-            f"counted nor quantized: {', '.join(names[:5])}{more}"
-        )
+        yield f"warning: {_weights_text(report.not_captured)}"
     if entries and report.policy.quantizes and not report.quantized:
         yield "warning: nothing is quantized"
     if report.lowering:
         yield f"quantization runs on: {report.lowering}"
+
+
+def _weights_text(weights: Iterable[str]) -> str:
+    names = sorted(weights)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{len(names)} weights are in no captured graph; their products are neither counted nor "
+        f"quantized: {', '.join(names[:5])}{more}"
+    )
 
 
 def _operand_text(entry: Entry) -> str:

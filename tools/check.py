@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from qgraph.formats.rounding import NEAREST
-from qgraph.policy import load_policy
+from qgraph.policy import load_policy, percent
 from qgraph.tools.screen import print_json
 
 
@@ -34,6 +34,9 @@ def check(
         )
         return
     typer.echo(f"{found.name}: {found.source or 'no source given'}\n{found.path}")
+    typer.echo(f"  ragged: {found.ragged}")
+    if found.min_flops is not None:
+        typer.echo(f"  coverage: at least {percent(found.min_flops)} of product FLOPs quantized")
     for rule in found.rules:
         typer.echo(f"  {rule.text}")
         for role, operands in rule.products.items():

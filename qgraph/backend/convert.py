@@ -38,8 +38,9 @@ def convert(model: Model, policy: PolicyLike, example_inputs: Mapping[str, Any])
     to be a loss) and checked; then the model is compiled in place, so it keeps its class, signature
     and parameters, and takes other shapes too. `conversion(model)` gives the report and the graphs.
 
-    Raises: PolicyError if the policy is wrong or its rules quantize none of the model's products
-        (products that qgraph cannot quantize yet are in the report, with the reason);
+    Raises: PolicyError if the policy is wrong, its rules quantize none of the model's products
+        (products that qgraph cannot quantize are in the report, with the reason), or fewer than
+        its `coverage` demands;
         ModelError if the model cannot be captured as one graph.
     """
     chosen = as_policy(policy)
@@ -77,7 +78,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
     report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
-    # A model of nothing but products qgraph cannot quantize yet is reported; this is about the rules.
+    # A model of nothing but products qgraph cannot quantize is reported; this is about the rules.
     found = {entry.status for entry in report.entries}
     if (
         policy.quantizes
@@ -91,6 +92,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
             f"none of the model's {len(report.entries)} products is quantized: {'; '.join(sorted(reasons))}",
             "change what the rules match, or use the recipe 'high' to quantize nothing",
         )
+    report.check()
     return Conversion(
         policy=policy,
         report=report,

@@ -77,6 +77,8 @@ def compile(
     could not. Without `codegen` the rewritten
     graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
+    A policy's `coverage` is held at each training call that compiled something: it raises PolicyError.
+
     Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
         ModelError if `model` is not a module, the target is unknown or `options` names a backend.
     """
@@ -97,6 +99,8 @@ def compile(
     )
     backend = make_backend(chosen, report, outline, target=target, codegen=codegen)
     _compile_in_place(model, backend, options)
+    if chosen.min_flops is not None:
+        model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
     _COMPILED[model] = (report, ref(model._compiled_call_impl))
     return model
 
@@ -142,6 +146,24 @@ def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any
         # Dynamo does not enter a forward that is torch's own (nn.Linear, nn.Sequential): wrap it.
         call = wrap_inline(model._call_impl)
         model._compiled_call_impl = torch.compile(call, backend=backend, **options)
+
+
+def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., Any]:
+    """Return `call` such that a training step which compiled something checks the coverage after.
+
+    Dynamo then knows every graph of the forward, and with each its backward.
+    """
+    checked = 0
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        result = call(*args, **kwargs)
+        if report.graphs > checked and torch.is_grad_enabled():
+            report.check()
+            checked = report.graphs
+        return result
+
+    return held
 
 
 def make_backend(
@@ -207,6 +229,11 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
         raise ModelError(
             f"the qgraph backend does not know the option {', '.join(sorted(options))}",
             'options={"policy": ...}',
+        )
+    if policy.min_flops is not None:
+        raise ModelError(
+            "the qgraph backend sees one graph at a time and cannot hold the policy's coverage",
+            "use qgraph.compile(model, policy), or remove coverage",
         )
     report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
     return make_backend(policy, report)(module, inputs)

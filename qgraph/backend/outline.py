@@ -17,7 +17,7 @@ class Outline:
 
     blocks: dict[str, int]
     modules: dict[str, str]
-    weights: dict[int, str]  # parameters that can be a product's operand: name by id
+    weights: dict[int, str]  # parameters that are most likely a product's operand: name by id
     history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
 
     @classmethod
@@ -35,8 +35,12 @@ class Outline:
         return cls(
             blocks=blocks,
             modules={str(id(module)): name for name, module in model.named_modules()},
-            weights={id(p): name for name, p in model.named_parameters() if p.dim() > 1},
+            weights={id(p): name for name, p in model.named_parameters() if _is_matrix(p)},
         )
+
+
+def _is_matrix(value: nn.Parameter) -> bool:
+    return value.numel() > max(value.shape, default=1)  # [1, 1, 32] is a token or a scale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from qgraph.errors import PolicyError
 from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.schema import (
+    CoverageEntry,
     DgradEntry,
     FormatEntry,
     FpropEntry,
@@ -27,7 +28,7 @@ from qgraph.policy.selector import OperandKind
 from qgraph.policy.values import FAULT
 
 MODELS: tuple[type[BaseModel], ...] = (
-    PolicyFile, FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry,
+    PolicyFile, CoverageEntry, FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry,
     WgradEntry, OperandEntry,
 )  # fmt: skip
 EXAMPLES: dict[str, Any] = {
@@ -137,6 +138,8 @@ def _model_at(path: Path) -> type[BaseModel]:
     match path:
         case ():
             return PolicyFile
+        case ("coverage",):
+            return CoverageEntry
         case ("formats" | "transforms" | "rules" as group, _):
             return ENTRIES[group]
         case ("rules", _, str() as part):

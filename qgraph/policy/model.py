@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from qgraph.errors import Place
@@ -15,7 +16,7 @@ from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.selector import Match, Role, range_text
 
-Ragged = Literal["pad", "keep"]
+Ragged = Literal["pad", "keep", "error"]
 Signs = Literal["te", "none", "run", "site", "step"]
 Output = Literal["bf16", "fp32"]
 
@@ -106,12 +107,14 @@ class Policy:
     """Rules in file order; the first that matches a site decides.
 
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
+    `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
     """
 
     name: str
     source: str = ""
     path: str = ""
     ragged: Ragged = "pad"
+    min_flops: Fraction | None = None
     rules: tuple[Rule, ...]
 
     @property
@@ -136,7 +139,7 @@ class Policy:
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of all that changes numbers: names and places do not."""
+        """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
         facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -153,10 +156,20 @@ class Policy:
             "name": self.name,
             "source": self.source,
             "ragged": self.ragged,
+            **(
+                {}
+                if self.min_flops is None
+                else {"coverage": {"min_flops": percent(self.min_flops)}}
+            ),
             "formats": formats,
             "transforms": transforms,
             "rules": [_rule_entry(rule) for rule in self.rules],
         }
+
+
+def percent(share: Fraction) -> str:
+    """Return a share, 0 to 100, as policies write it: 90%."""
+    return f"{float(share):g}%"
 
 
 def _rule_facts(rule: Rule) -> dict[str, object]:

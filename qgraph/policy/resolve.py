@@ -59,6 +59,7 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         source=file.source,
         path=document.file,
         ragged=file.ragged,
+        min_flops=None if file.coverage is None else file.coverage.min_flops,
         rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
     )
     if policy.name != "high" and not any(operand.changes for operand in policy.operands):

@@ -19,6 +19,7 @@ from qgraph.policy.values import (
     Hadamard,
     Modules,
     Ops,
+    Percent,
     Ranges,
     RangeText,
     Roles,
@@ -199,6 +200,13 @@ class RuleEntry(BaseModel):
     wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
 
 
+class CoverageEntry(BaseModel):
+    """What has to be quantized for a run to go on."""
+
+    model_config = CONFIG
+    min_flops: Percent = _key("The least share of all product FLOPs that is quantized.", "90%")
+
+
 class PolicyFile(BaseModel):
     """What a training run does with its products: which are quantized, and how."""
 
@@ -207,10 +215,13 @@ class PolicyFile(BaseModel):
     name: Annotated[str, Field(min_length=1)] = _key("What reports call the policy.", "nvfp4")
     source: str = _optional("Where the recipe comes from.", "arXiv 2509.25149", "")
     ragged: Ragged = _optional(
-        "A product whose summed axis is no multiple of the block: pad it with zeros, or keep it "
-        "in high precision.",
+        "A product whose summed axis is no multiple of the block: pad it with zeros, keep it "
+        "in high precision, or stop with an error.",
         "pad",
         "pad",
+    )
+    coverage: CoverageEntry | None = _optional(
+        "What has to be quantized; with less, converting and training stop.", {"min_flops": "90%"}
     )
     formats: dict[str, Format] = _optional(
         "Number formats by name: fields, or the text form or name of one (`qgraph formats`).",

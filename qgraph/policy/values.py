@@ -135,6 +135,17 @@ def _count(value: object) -> BlockCount:
     return BlockCount(amount=Fraction(found[1]), percent=True)
 
 
+def _percent(value: object) -> Fraction:
+    if isinstance(value, str) and (
+        found := re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%", value)
+    ):
+        share = Fraction(found[1])
+        if share <= 100:
+            return share
+        raise _fault(f"'{value}' is more than 100%", "write a percent such as 90%")
+    raise _fault(f"'{value}' is not a percent", "write a percent such as 90%")
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
@@ -190,6 +201,7 @@ BlockShape = Annotated[
     ),
 ]
 Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
+Percent = Annotated[Fraction, PlainValidator(_percent), _word(r"\d{1,3}(\.\d{1,3})? ?%")]
 Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]
 
 _Module = Annotated[str, PlainValidator(_module, json_schema_input_type=str)]

@@ -98,6 +98,72 @@ def test_a_weight_in_no_graph_is_named() -> None:
     assert report_json(report)["not_captured"] == ["hidden.weight"]
 
 
+def demanding(share: str) -> Policy:
+    return load_policy_text(
+        KEEP_LAST.replace("rules:", f"coverage: {{min_flops: {share}}}\nrules:")
+    )
+
+
+def test_training_stops_where_less_is_quantized_than_demanded() -> None:
+    # 3 of 4 blocks' forward products of 11 products: the first block's input needs no gradient.
+    model = qgraph.compile(Broken(5), demanding("21.5%"), codegen=False)
+    with pytest.raises(
+        PolicyError, match="21.4% of product FLOPs are quantized, 21.5% are dem"
+    ) as e:
+        model(torch.randn(16, 32))
+    assert "left: 42.9% kept: rule 1" in e.value.problem
+    torch._dynamo.reset()
+    model = qgraph.compile(Broken(5), demanding("21.4%"), codegen=False)
+    model(torch.randn(16, 32)).backward()
+    assert qgraph.coverage(model).share == pytest.approx(3 / 14)
+
+
+def test_evaluation_is_not_held_to_what_training_must_reach() -> None:
+    model = qgraph.compile(Broken(5), demanding("100%"), codegen=False)
+    with torch.no_grad():
+        model(torch.randn(16, 32))
+    with pytest.raises(PolicyError, match="100% are demanded"):
+        model(torch.randn(16, 32))
+
+
+def test_weights_in_no_graph_leave_coverage_unknown() -> None:
+    model = qgraph.compile(PartlyEager(), demanding("1%"), codegen=False)
+    with pytest.raises(PolicyError, match=r"1 weights are in no captured graph.*hidden\.weight"):
+        model(torch.randn(16, 32))
+
+
+def test_graphs_compiled_later_are_held_to_the_coverage_too() -> None:
+    class Later(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = Block()
+
+        def forward(self, x: Tensor, deep: bool) -> Any:
+            x = self.first(x)
+            return (x @ x.T @ x).sum() if deep else x.sum()
+
+    text = """
+qgraph: 1
+name: first-only
+coverage: {min_flops: 60%}
+rules:
+  - match: {op: linear}
+    fprop: {input: e4m3/row/fp32}
+    wgrad: {input: e4m3/row/fp32}
+"""
+    model = qgraph.compile(Later(), load_policy_text(text), codegen=False)
+    model(torch.randn(16, 32), False).backward()
+    assert qgraph.coverage(model).share == 1
+    with pytest.raises(PolicyError, match="60% are demanded"):
+        model(torch.randn(16, 32), True)
+
+
+def test_the_backend_by_name_cannot_hold_a_coverage() -> None:
+    model: Any = torch.compile(Block(), backend="qgraph", options={"policy": demanding("1%")})
+    with pytest.raises(Exception, match="cannot hold the policy's coverage"):
+        model(torch.randn(16, 32))
+
+
 def test_a_copy_does_not_say_it_is_compiled() -> None:
     torch._dynamo.reset()
     model = qgraph.compile(Block(), "int8", codegen=False)

@@ -12,7 +12,7 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
-from qgraph.errors import GraphError
+from qgraph.errors import GraphError, PolicyError
 from qgraph.passes import graph_text, plan_sites, rewrite
 from qgraph.passes.pipeline import PASSES
 from qgraph.passes.sites import find_sites
@@ -130,6 +130,20 @@ def test_ragged_sizes_are_noted_or_kept() -> None:
         "40 summed elements are no multiple of 16, and the policy says ragged: keep"
     }
     assert not calls(found.graph, ops.fake_quant)
+
+
+def test_ragged_sizes_stop_where_the_policy_says_so() -> None:
+    rules = "  - match: {op: linear}\n    fprop: {input: fp4, weight: tile}\n"
+    strict = replace(policy(rules), ragged="error")
+    found = captured(Shared(40), (4, 16, 40))
+    with pytest.raises(PolicyError) as error:
+        rewrite(found.graph, strict, found.facts)
+    assert (
+        "fprop of 'left' does not fit its format: 40 summed elements are no" in error.value.problem
+    )
+    assert error.value.key == "ragged"
+    fitting = captured(Shared(48), (4, 16, 48))
+    assert any(plan.operands for plan in rewrite(fitting.graph, strict, fitting.facts))
 
 
 def test_a_rotated_square_tile_is_quantized_along_its_rotation() -> None:

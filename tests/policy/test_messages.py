@@ -140,12 +140,12 @@ CASES = {
     "key of a later version": (
         ALL + RULE + "schedule:\n  - {at: 82%}\n",
         "7:1: policy: unknown key 'schedule'",
-        "use one of: qgraph, name, source, ragged, formats, transforms, rules",
+        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
     ),
     "key with a control character": (
         HEAD + '"a\\nb": 1\n' + RULE,
         "3:1: policy: unknown key 'a\\nb'",
-        "use one of: qgraph, name, source, ragged, formats, transforms, rules",
+        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
     ),
     "missing version": (
         "name: p\nrules:\n  - {keep: high}\n",
@@ -177,6 +177,26 @@ CASES = {
         "2:7: name: '8' is a number",
         "put it in quotes: '8'",
     ),
+    "coverage without a percent": (
+        HEAD + "coverage: {min_flops: 90}\n" + FP4 + RULE,
+        "3:23: coverage.min_flops: '90' is not a percent",
+        "write a percent such as 90%",
+    ),
+    "coverage of more than all": (
+        HEAD + "coverage: {min_flops: 101%}\n" + FP4 + RULE,
+        "3:23: coverage.min_flops: '101%' is more than 100%",
+        "write a percent such as 90%",
+    ),
+    "coverage of another kind": (
+        HEAD + "coverage: {min_flop: 90%}\n" + FP4 + RULE,
+        "3:12: coverage: unknown key 'min_flop'",
+        "did you mean 'min_flops'?",
+    ),
+    "coverage that is no mapping": (
+        HEAD + "coverage: 90%\n" + FP4 + RULE,
+        "3:11: coverage: '90%' is not a mapping",
+        "write coverage: {min_flops: 90%}",
+    ),
     "ragged": (
         HEAD + "ragged: padd\n" + FP4 + RULE,
         "3:9: ragged: unknown 'padd'",
@@ -205,7 +225,7 @@ CASES = {
     "first of two faults": (
         HEAD + "ragged: no\nrules: 3\n",
         "3:9: ragged: unknown 'no'",
-        "use one of: pad, keep",
+        "use one of: pad, keep, error",
     ),
     "format is a word": (
         HEAD + "formats:\n  fp4: e2m1\n" + RULE,

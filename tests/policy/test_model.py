@@ -33,6 +33,7 @@ def _with(old: str, new: str) -> Policy:
     ("old", "new"),
     [
         ("ragged: pad", "ragged: keep"),
+        ("ragged: pad", "ragged: error"),
         ("e2m1", "e3m2"),
         ("[1, 32]", "[1, 16]"),
         ("[1, 32]", "[32, 32]"),
@@ -69,6 +70,7 @@ def test_fingerprint_changes_with_all_that_changes_numbers(old: str, new: str) -
         ("name: base", "name: other"),
         ("source: nowhere\n", ""),
         ("ragged: pad\n", "# a comment\n"),
+        ("ragged: pad\n", "coverage: {min_flops: 62.5%}\n"),
         ("scale: ue8m0", "scale: ue8m0, scale_rounding: rceil"),
         (", output: bf16", ""),
         ("  b: {", "  unused: {element: int8, block: row, scale: fp32}\n  b: {"),

@@ -37,6 +37,17 @@ POLICIES = {
     "an unknown op": (("op: linear", "op: liner"), "did you mean 'linear'?"),
     "a one-sided rotation": (("{format: f, transform: rht}}", "f}"), "rotated on one side"),
     "an out-of-range block": (("op: linear", "op: linear, blocks: [9]"), "this model has 4 blocks"),
+    "too little quantized": (
+        ("rules:", "coverage: {min_flops: 90%}\nrules:"),
+        "of product FLOPs are quantized, 90% are demanded; left: ",
+    ),
+    "sizes that do not fit": (
+        (
+            "block: [1, 16], scale: e4m3, tensor_scale: fp32}",
+            "block: [1, 48], scale: fp32}\nragged: error",
+        ),
+        "32 summed elements are no multiple of 48, and 28 more",
+    ),
     "nothing quantized": (("op: linear", "module: nowhere"), "products is quantized"),
 }
 
