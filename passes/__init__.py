@@ -1,12 +1,14 @@
 """Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
 
+from qgraph.passes.insert_check import insert_check
 from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
-from qgraph.passes.report import Report, make_rows, make_totals, report_json, report_text
+from qgraph.passes.report import Report, make_totals, report_json
 from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
+from qgraph.passes.table import make_rows, report_text
 from qgraph.passes.text import graph_text
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "block_of",
     "find_sites",
     "graph_text",
+    "insert_check",
     "make_rows",
     "make_totals",
     "module_path",

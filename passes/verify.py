@@ -53,12 +53,7 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
     where = f"{product.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind}"
     if value_of(source).dtype != value_of(product).dtype:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
-    if plan.site.op == "conv" and source.target is aten.clone.default and policy.changes:
-        source = argument_node(source, 0)  # laid out again
-    base, order = below_permutes(source)
-    along = order[operand.axis] - len(order)
-    if base.target is aten.reshape.default:
-        base, along = argument_node(base, 0), -1
+    base, along = quantizer_of(source, operand.axis) if policy.changes else (source, 0)
     *found, axis = _describe(base)
     expected = _expect(policy, plan.site.number)
     if found != expected:
@@ -70,6 +65,16 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
         raise GraphError(
             f"{where} is quantized along axis {axis}, not the one the product sums over"
         )
+
+
+def quantizer_of(operand: Node, axis: int) -> tuple[Node, int]:
+    """Return the node below what only lays `operand` out, and the axis (negative) that `axis` is there."""
+    if operand.target is aten.clone.default:
+        operand = argument_node(operand, 0)
+    base, order = below_permutes(operand)
+    if base.target is aten.reshape.default:  # one axis for batch and positions
+        return argument_node(base, 0), -1
+    return base, order[axis] - len(order)
 
 
 def _expect(policy: OperandPolicy, number: int) -> list[object]:

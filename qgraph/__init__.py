@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qgraph.backend.artifact import load
     from qgraph.backend.convert import conversion, convert
-    from qgraph.backend.jit import QGraphWarning, compile, coverage
-    from qgraph.errors import QGraphError
+    from qgraph.backend.jit import compile, coverage
+    from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
 
@@ -27,7 +27,7 @@ _HOMES = {
     "load": "qgraph.backend.artifact",
     "compile": "qgraph.backend.jit",
     "coverage": "qgraph.backend.jit",
-    "QGraphWarning": "qgraph.backend.jit",
+    "QGraphWarning": "qgraph.errors",
     "QGraphError": "qgraph.errors",
     "load_policy": "qgraph.policy",
 }

@@ -14,6 +14,10 @@ class QGraphError(Exception):
         self.problem, self.fix = problem, fix or ""
 
 
+class QGraphWarning(UserWarning):
+    """Something a user should know that does not stop the run."""
+
+
 class FormatError(QGraphError, ValueError):
     """A number format that does not exist or cannot be built."""
 

@@ -1,54 +1,32 @@
-"""The JIT front door: a torch.compile backend that rewrites the joint graph before Inductor sees it."""
+"""The JIT front door: compiling a model in place, and the backend that torch.compile knows by name."""
 
 from __future__ import annotations
 
 import os
-import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
-from torch._dynamo import config as dynamo_config
 from torch._dynamo import trace_rules
-from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.external_utils import wrap_inline
-from torch._dynamo.guards import GuardBuilder, install_guard
-from torch._functorch import config as functorch_config
-from torch._guards import CompileContext
-from torch._inductor.compile_fx import compile_fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
-from qgraph.backend.attention import take_attention_apart
-from qgraph.backend.cache_key import cache_key
-from qgraph.backend.decompositions import decompositions
-from qgraph.backend.outline import Layer, Outline, graph_facts, input_index
-from qgraph.errors import GraphError, ModelError, QGraphError
+from qgraph.backend.outline import Layer, Outline
+from qgraph.backend.rewriting import Backend, make_backend
+from qgraph.errors import ModelError
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
-from qgraph.passes import (
-    Report,
-    Target,
-    rewrite,
-)
+from qgraph.passes import Report, Target
 from qgraph.policy import Policy, check_blocks, load_policy
 
-Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
 # The compiled call refers to its model, so only a weak reference to it lets the model go.
 _COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, ref[Any]]] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
-
-
-class QGraphWarning(UserWarning):
-    """Something a user should know that does not stop the run."""
 
 
 def as_policy(policy: PolicyLike) -> Policy:
@@ -99,7 +77,7 @@ def compile(
     )
     backend = make_backend(chosen, report, outline, target=target, codegen=codegen)
     _compile_in_place(model, backend, options)
-    if chosen.min_flops is not None:
+    if chosen.min_flops is not None and model._compiled_call_impl is not None:
         model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
     _COMPILED[model] = (report, ref(model._compiled_call_impl))
     return model
@@ -166,61 +144,6 @@ def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., An
     return held
 
 
-def make_backend(
-    policy: Policy,
-    report: Report,
-    outline: Outline | None = None,
-    *,
-    target: Target = "emulate",
-    codegen: bool = True,
-) -> Backend:
-    """Return a torch.compile backend for one policy; what it does is added to `report`.
-
-    Each policy has a backend object of its own because Dynamo guards on the object: a hook in
-    Inductor's global configuration is not guarded, and a second policy would get the first's code.
-    """
-    times: Counter[object] = Counter()
-
-    def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        _guard_modules(module)
-        take_attention_apart(module, policy, outline)
-        frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
-        part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
-        times[part] += 1
-        if times[part] == dynamo_config.recompile_limit:
-            warnings.warn(
-                f"one part of the model was compiled {times[part]} times, Dynamo's recompile_limit: if "
-                "its inputs change again it runs without quantization; pass dynamic=True to "
-                "qgraph.compile, or raise torch._dynamo.config.recompile_limit",
-                QGraphWarning,
-                stacklevel=2,
-            )
-        if outline is not None:
-            report.not_captured -= {outline.weights.get(id(value), "") for value in inputs}
-        rewriting = _Rewrite(
-            policy=policy,
-            report=report,
-            parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
-            outline=outline,
-            frame=frame,
-            target=target,
-        )
-        if not codegen:
-            return _run_op_by_op(rewriting, module, inputs)
-        # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
-        # keyed by the rewritten graph and `uuid`, stays on.
-        with functorch_config.patch(enable_autograd_cache=False):
-            compiled: Any = compile_fx(
-                module,
-                inputs,
-                config_patches={"joint_custom_pre_pass": rewriting},
-                decompositions=decompositions(),
-            )
-        return compiled  # type: ignore[no-any-return]
-
-    return backend
-
-
 def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
     """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`."""
     options = dict(kwargs.get("options") or {})
@@ -237,90 +160,6 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
         )
     report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
     return make_backend(policy, report)(module, inputs)
-
-
-def _guard_modules(module: GraphModule) -> None:
-    """Make Dynamo compile this frame anew for each module it is called on.
-
-    After a graph break, blocks of one class would share the first block's graph, and with it what
-    the policy decided for that block.
-    """
-    for node in module.graph.find_nodes(op="placeholder"):
-        source, owner = getattr(node, "_dynamo_source", None), None
-        while source is not None:
-            if type(source).__name__.endswith("NNModuleSource"):
-                owner = source.base
-            source = getattr(source, "base", None)
-        if owner is not None:
-            install_guard(owner.make_guard(GuardBuilder.ID_MATCH))
-
-
-def _run_op_by_op(
-    rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]
-) -> Callable[..., Any]:
-    def partition(
-        joint: GraphModule, joint_inputs: Any, **kwargs: Any
-    ) -> tuple[GraphModule, GraphModule]:
-        rewriting(joint.graph)
-        joint.recompile()
-        return min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)  # type: ignore[no-any-return]
-
-    def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
-        rewriting(graph_module.graph)
-        graph_module.recompile()
-        return nop(graph_module, _inputs)
-
-    def nop(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
-        return make_boxed_func(graph_module.forward)  # type: ignore[no-any-return]
-
-    compiled: Callable[..., Any] = aot_autograd(
-        fw_compiler=nop,
-        bw_compiler=nop,
-        inference_compiler=infer,
-        partition_fn=partition,
-        decompositions=decompositions(),
-    )(module, inputs)
-    return compiled
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rewrite(CustomGraphPass):
-    """Inductor's hook: rewrites one joint graph."""
-
-    policy: Policy
-    report: Report
-    parameters: frozenset[int]  # positions among the graph's inputs
-    outline: Outline | None
-    frame: int | None  # Dynamo's number of the code that was captured
-    target: Target
-
-    def __call__(self, graph: Graph) -> None:
-        start = time.perf_counter()
-        facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
-        try:
-            plans = rewrite(graph, self.policy, facts, target=self.target)
-        except QGraphError:
-            raise
-        except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
-            raise GraphError(f"a pass failed on this graph: {error!r}") from error
-        self.report.add(plans, self.frame)
-        self.report.pass_seconds += time.perf_counter() - start
-        # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
-        left = {plan.reason for plan in plans if plan.status in ("unmatched", "unsupported")}
-        if left and self.policy.quantizes and not self.report.quantized:
-            warnings.warn(
-                f"policy {self.policy.name}: nothing is quantized so far: {'; '.join(sorted(left))}",
-                QGraphWarning,
-                stacklevel=2,
-            )
-
-    def uuid(self) -> str:
-        key = f"{cache_key(self.policy)} {self.target}"
-        if self.outline is None or self.outline.history is None:
-            return key
-        # Code that reads histories is of no use to another model, whose rows lie elsewhere.
-        names = sorted(set(self.outline.modules.values()))
-        return f"{key} {self.outline.history} {names}"
 
 
 def device_of(model: nn.Module) -> str:

@@ -1,6 +1,7 @@
 """Pure tensor functions: the definitions of qgraph's arithmetic."""
 
 from qgraph.numerics.blocks import REFERENCE, Noise
+from qgraph.numerics.bound import error_bound
 from qgraph.numerics.cast import decode, encode, round_to
 from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
@@ -14,6 +15,7 @@ __all__ = [
     "decode",
     "dequantize",
     "encode",
+    "error_bound",
     "fake_quant",
     "hadamard",
     "philox",

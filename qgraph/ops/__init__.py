@@ -1,6 +1,7 @@
 """The ops qgraph puts in a graph, and what computes them."""
 
 from qgraph.ops.define import (
+    checked,
     delayed,
     dequantize,
     fake_quant,
@@ -17,6 +18,7 @@ from qgraph.ops.define import (
 from qgraph.ops.lowering import describe_lowering
 
 __all__ = [
+    "checked",
     "delayed",
     "dequantize",
     "describe_lowering",

@@ -10,6 +10,7 @@
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
+    qgraph::check(found, source, ...)               found; the first time held against its definition
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
@@ -27,7 +28,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import cpu, grouped, native
+from qgraph.ops import check, cpu, grouped, native
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -230,6 +231,7 @@ def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
     return block.across or rows[-2] or 1, block.along or rows[-1] or 1
 
 
+_CHECK = "str signs, str output, str format, int axis, Tensor? seed, int site, str? rounding"
 _STORED = "Tensor codes, Tensor scales, Tensor tensor_scale, str format"
 _OPERANDS = "Tensor a, Tensor a_scale, Tensor b, Tensor b_scale"
 _RESULT = "ScalarType dtype, Tensor? bias=None"
@@ -273,6 +275,11 @@ _OPS = (
         grouped.pad_rows,
         grouped.pad_rows_fake,
     ),
+    (
+        f"check(Tensor found, Tensor source, {_CHECK}, Tensor? amax, int graph, str place) -> Tensor",
+        check.check,
+        check.check_fake,
+    ),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -297,6 +304,7 @@ quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
 grouped_mm = torch.ops.qgraph.grouped_mm.default
+checked = torch.ops.qgraph.check.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from qgraph.backend.jit import QGraphWarning, coverage
+from qgraph.backend.jit import coverage
+from qgraph.errors import QGraphWarning
 from qgraph.passes import make_totals, report_text
 
 

@@ -26,8 +26,9 @@ WORDS = [
     "1e999", "0x1F", "9" * 5000, "2020-13-45", "---", "%YAML 9.9\n", "\u2028", "[" * 50, "'", '"',
 ]  # fmt: skip
 KEYS = [
-    "qgraph", "name", "source", "ragged", "coverage", "min_flops", "formats", "transforms", "rules", "match", "keep",
-    "fprop", "dgrad", "wgrad", "op", "module", "role", "blocks", "last_blocks", "input", "weight",
+    "qgraph", "name", "source", "ragged", "coverage", "min_flops", "formats", "transforms", "rules",
+    "match", "keep", "fprop", "dgrad", "wgrad", "op", "module", "role", "blocks", "last_blocks",
+    "input", "weight",
     "lhs", "grad_output", "format", "rounding", "transform", "element", "block", "scale",
     "hadamard",
 ]  # fmt: skip

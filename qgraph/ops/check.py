@@ -1,0 +1,80 @@
+"""Holding what a quantizer gave against what it was given: QGRAPH_VERIFY=1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qgraph import numerics
+from qgraph.errors import GraphError
+from qgraph.formats import parse_format, parse_rounding
+from qgraph.numerics import Noise
+from qgraph.numerics.quantize import usual_rounding
+
+_CHECKED: set[tuple[int, str]] = set()
+
+
+def check(
+    found: Tensor,
+    source: Tensor,
+    signs: str,
+    output: str,
+    format: str,
+    axis: int,
+    seed: Tensor | None,
+    site: int,
+    rounding: str | None,
+    amax: Tensor | None,
+    graph: int,
+    place: str,
+) -> Tensor:
+    """Return a copy of `found`; the first time at this place of this graph, see that it is right.
+
+    It must have the bits that `numerics.fake_quant` gives for `source` (rotated by `signs`, if there
+    are any), and be no further from it than the format promises.
+
+    Raises: GraphError naming the place if the quantizer did nothing or something else.
+    """
+    if (graph, place) not in _CHECKED:
+        _CHECKED.add((graph, place))
+        noise = None if seed is None else Noise(seed=int(seed.item()), site=site)
+        x = numerics.hadamard(source, signs, axis, output) if signs else source
+        mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+        fmt = parse_format(format)
+        want = numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
+        _compare(f"{place}, {format}", found, x, want)
+        bound = numerics.error_bound(x, fmt, axis, mode)
+        if bound is not None:
+            _hold(f"{place}, {format}", found, x, bound)
+    return found.clone(memory_format=torch.contiguous_format)
+
+
+def _compare(place: str, found: Tensor, x: Tensor, want: Tensor) -> None:
+    differs = (found != want) & ~(found.isnan() & want.isnan())
+    if not bool(differs.any()):
+        return
+    if torch.equal(found, x):
+        raise GraphError(f"{place}: quantizing did nothing, all {x.numel()} elements are as before")
+    where = tuple(differs.nonzero()[0].tolist())
+    raise GraphError(
+        f"{place}: {int(differs.sum())} of {x.numel()} elements are not what the format's definition "
+        f"gives: {float(x[where])} at {list(where)} became {float(found[where])}, not {float(want[where])}"
+    )
+
+
+def _hold(place: str, found: Tensor, x: Tensor, bound: Tensor) -> None:
+    moved = (found.float() - x.float()).abs()
+    too_far = ~(moved <= bound) & bound.isfinite()  # NaN is too far as well
+    if not bool(too_far.any()):
+        return
+    where = tuple(too_far.nonzero()[0].tolist())
+    raise GraphError(
+        f"{place}: {int(too_far.sum())} of {x.numel()} elements moved further than the format's scale "
+        f"and step explain: {float(x[where])} at {list(where)} became {float(found[where])}",
+        "use a tensor scale, a scale of more exponents, or keep the product in high precision",
+    )
+
+
+def check_fake(found: Tensor, *_: object) -> Tensor:
+    """Return an empty result of `check`."""
+    return found.new_empty(found.shape)
