@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/qgraph train $(DEMO)/model --policy nvfp4 --baseline high --out $(DEMO)/run
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
 
 
-def module_path(node: Node, modules: Mapping[str, str]) -> str:
+def module_path(node: Node, modules: Mapping[str, str], frame: str = "") -> str:
     """Return the dotted path of the module a node belongs to, "" for the root or an unknown one.
 
     Found by the module's id where `modules` has it. A path Dynamo writes is relative to the frame
     it compiled (`L['args'][0].model`, or an inner module's `L['self'].layers`): the last resort.
+    What that module computes itself has no path, and belongs to `frame`.
     """
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    stack = _stack(node)
     if not stack:
-        return ""
+        return frame
     key, value = list(stack.items())[-1]
-    if (name := modules.get(str(key).split("@")[0])) is not None:
-        return name
+    name = modules.get(_id(key))
+    return name if name is not None else _relative(value)
+
+
+def frame_module(graph: Graph, modules: Mapping[str, str]) -> str:
+    """Return the path of the module whose forward `graph` is, "" for the root or an unknown one.
+
+    After a graph break it may be any: a path to it and a path from it, of one node, tell which.
+    """
+    for node in graph.nodes:
+        for key, value in _stack(node).items():
+            name, below = modules.get(_id(key)), _relative(value)
+            if name and below and f".{name}".endswith(f".{below}"):
+                return name.removesuffix(below).removesuffix(".")
+            break  # the outermost alone: the rest follow from it
+    return ""
+
+
+def _stack(node: Node) -> dict[str, Any]:
+    return node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
+
+
+def _id(key: object) -> str:
+    return str(key).split("@")[0]
+
+
+def _relative(value: Sequence[object]) -> str:
+    """Return a module's path as Dynamo writes it, without the variable it begins with."""
     path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
     path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
     path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)

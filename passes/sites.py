@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 from qgraph.passes.attention import attention_product
 from qgraph.passes.convolution import describe_convolution
 from qgraph.passes.operand import Operand
-from qgraph.passes.places import block_of, module_path
+from qgraph.passes.places import block_of, frame_module, module_path
 from qgraph.passes.targets import (
     ELSEWHERE,
     GATHERS,
@@ -80,20 +80,21 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
 
     `split_products` comes first: a node that holds two products would count as its first.
     """
-    late = _depends_on_tangents(graph)
+    late, frame = _depends_on_tangents(graph), frame_module(graph, facts.modules)
+    computed = _computed_weights(graph, facts.parameters)
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     forward: dict[object, _Forward] = {}
     sites: list[Site] = []
     for node in nodes:
         if node.target in PRODUCTS:
-            found = [_product(node, facts, late, forward)]
+            found = [_product(node, facts, late, computed, forward)]
         elif is_convolution(node):
             found = [_convolution(node)]
         elif (describe := _elsewhere(node)) is not None:
             found = [_plain(node, late, *entry) for entry in describe(node)]
         else:
             continue
-        sites += [_place(site, len(sites) + i, facts) for i, site in enumerate(found)]
+        sites += [_place(site, len(sites) + i, facts, frame) for i, site in enumerate(found)]
     return tuple(sites)
 
 
@@ -104,6 +105,22 @@ def _depends_on_tangents(graph: Graph) -> set[Node]:
         if is_tangent or any(source in late for source in node.all_input_nodes):
             late.add(node)
     return late
+
+
+def _computed_weights(graph: Graph, parameters: frozenset[str]) -> set[Node]:
+    """Return what is computed from parameters and constants alone, such as a normalized weight.
+
+    What comes out of a product is none: projected positions are an activation.
+    """
+    found = {node for node in graph.nodes if node.name in parameters}
+    fixed: set[Node] = set(found)
+    for node in graph.nodes:
+        sources, product = node.all_input_nodes, node.target in PRODUCTS
+        if node.op == "call_function" and not product and all(s in fixed for s in sources):
+            fixed.add(node)
+            if any(source in found for source in sources):
+                found.add(node)
+    return found
 
 
 def _is_backward(node: Node, late: set[Node]) -> bool:
@@ -117,10 +134,15 @@ class _Forward:
     node: Node
     op: str
     kinds: tuple[str, ...]
+    computed: bool  # its weight is computed
 
 
 def _product(
-    node: Node, facts: GraphFacts, late: set[Node], forward: dict[object, _Forward]
+    node: Node,
+    facts: GraphFacts,
+    late: set[Node],
+    computed: set[Node],
+    forward: dict[object, _Forward],
 ) -> Site:
     first = PRODUCTS[node.target]
     sources = [argument_node(node, first), argument_node(node, first + 1)]
@@ -128,12 +150,16 @@ def _product(
     sequence = node.meta.get("seq_nr")
     left, right = map(value_of, sources)
     pair = forward.get(sequence)
+    made = [source if source in computed else None for source in sources]
+    # A weight as it is stored comes first: pairs with one are of an input made of parameters.
+    use_made = pair.computed if pair else not any(weights) and sum(map(bool, made)) == 1
+    weights = made if use_made else weights
     if not _is_backward(node, late):
         role = "fprop"
         # The experts' weights may be put together on the way; their place says what they are.
         kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, weights)])
         op = _forward_op(node, kinds, weights)
-        forward[sequence] = _Forward(node=node, op=op, kinds=kinds)
+        forward[sequence] = _Forward(node=node, op=op, kinds=kinds, computed=use_made)
     elif is_grouped(node):
         op, (role, kinds) = "experts", _grouped_backward(sources, right.dim(), late)
     else:
@@ -282,8 +308,8 @@ def _plain(node: Node, late: set[Node], op: str, flops: int, reason: str) -> Sit
     )
 
 
-def _place(site: Site, number: int, facts: GraphFacts) -> Site:
-    module = module_path(site.node, facts.modules)
+def _place(site: Site, number: int, facts: GraphFacts, frame: str) -> Site:
+    module = module_path(site.node, facts.modules, frame)
     block, count = block_of(module, facts.blocks)
     return replace(site, number=number, module=module, block=block, block_count=count)
 

@@ -94,6 +94,11 @@ def _hidden(node: Node) -> Described:
     return [("matmul", 0, f"{node.target} holds products qgraph does not look into")]
 
 
+def _vector(node: Node) -> Described:
+    largest = max((prod(sizes_of(source)) for source in node.all_input_nodes), default=0)
+    return [("matmul", 2 * largest, "a product with a vector is not quantized")]
+
+
 FUSED = "fused attention: a rule on qk or pv would take it apart"
 
 # Products in other forms, by the start of the op's name: what to say about each.
@@ -107,8 +112,11 @@ ELSEWHERE: tuple[tuple[str, Callable[[Node], Described]], ...] = (
     ("aten._scaled_grouped_mm", _hidden),
     ("aten._int_mm", _hidden),
     ("aten.addbmm", _hidden),
-    ("aten.mv", _hidden),
-    ("aten.addmv", _hidden),
+    ("aten.mv", _vector),
+    ("aten.addmv", _vector),
+    ("aten.dot", _vector),
+    ("aten.vdot", _vector),
+    ("aten._trilinear", _hidden),
     ("aten._thnn_fused", _hidden),
     ("aten._cdist", _hidden),
     ("cond", _hidden),

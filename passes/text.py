@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from qgraph.passes.places import module_path
+from qgraph.passes.places import frame_module, module_path
 
 _SHORT = {
     "float32": "f32",
@@ -24,10 +24,12 @@ def graph_text(graph: Graph, modules: Mapping[str, str] | None = None) -> str:
 
     A line reads: name: type[sizes] = op(arguments)  # half of the graph, module
     """
-    return "\n".join(_line(node, modules or {}) for node in graph.nodes) + "\n"
+    known = modules or {}
+    frame = frame_module(graph, known)
+    return "\n".join(_line(node, known, frame) for node in graph.nodes) + "\n"
 
 
-def _line(node: Node, modules: Mapping[str, str]) -> str:
+def _line(node: Node, modules: Mapping[str, str], frame: str) -> str:
     if node.op == "placeholder":
         return f"{node.name}: {_type(node)} = input"
     if node.op == "output":
@@ -42,7 +44,7 @@ def _line(node: Node, modules: Mapping[str, str]) -> str:
     half = {"is_backward": "backward", "is_forward": "forward"}.get(
         str(node.meta.get("partitioner_tag")), ""
     )
-    comment = "  ".join(part for part in (half, module_path(node, modules)) if part)
+    comment = "  ".join(part for part in (half, module_path(node, modules, frame)) if part)
     line = f"{node.name}: {_type(node)} = {target.removesuffix('.default')}({', '.join(arguments)})"
     return f"{line}  # {comment}" if comment else line
 

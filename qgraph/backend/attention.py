@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qgraph.backend.outline import Layer, Outline
-from qgraph.passes import module_path, stacks_of
+from qgraph.passes import frame_module, module_path, stacks_of
 from qgraph.policy import ATTENTION, Policy, decide, products_of
 
 _FUSED = torch.nn.functional.scaled_dot_product_attention
@@ -27,7 +27,7 @@ def take_attention_apart(module: GraphModule, policy: Policy, outline: Outline |
     modules = outline.modules if outline else {}
     graphs = [part for part in module.modules() if isinstance(part, GraphModule)]
     calls = [
-        (graph, node, module_path(node, modules))
+        (graph, node, module_path(node, modules, frame_module(graph.graph, modules)))
         for graph in graphs
         for node in graph.graph.find_nodes(op="call_function", target=_FUSED)
     ]

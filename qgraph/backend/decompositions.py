@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch._inductor.decomposition import select_decomp_table
 
-_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
+_aten = torch.ops.aten
+_PRODUCTS = (
+    _aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm, _aten.mv, _aten.addmv, _aten.dot, _aten.vdot,
+    _aten._trilinear,
+)  # fmt: skip
 
 
 class _Table(dict[Any, Callable[..., Any]]):

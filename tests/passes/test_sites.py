@@ -63,6 +63,28 @@ def test_a_transposed_weight_is_still_the_weight() -> None:
     }  # fmt: skip
 
 
+def test_a_weight_computed_from_parameters_is_a_weight() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normal = nn.utils.parametrizations.weight_norm(nn.Linear(32, 48))
+            self.places = nn.Parameter(torch.randn(16, 48))
+            self.mix = nn.Linear(48, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # An input made of parameters alone, with a weight: linear as well.
+            return torch.sum(self.normal(x).t() @ self.mix(self.places.tanh()))
+
+    found = captured(Pair(), (16, 32))
+    sites = find_sites(found.graph, found.facts)
+    roles = {"fprop", "dgrad", "wgrad"}
+    for name, wanted in (("normal", {"fprop", "wgrad"}), ("mix", roles)):
+        mine = [s for s in sites if s.module.startswith(name)]
+        assert {(s.op, s.role) for s in mine} == {("linear", role) for role in wanted}
+    # What is projected is an activation, whatever from.
+    assert Counter(s.op for s in sites) == {"linear": 5, "matmul": 3}
+
+
 def test_thin_products_are_seen_too() -> None:
     class Column(nn.Module):
         def __init__(self) -> None:

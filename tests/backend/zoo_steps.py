@@ -1,0 +1,81 @@
+"""One training step of a small model under each of several recipes, with every operand looked at."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch import Tensor, nn
+from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
+
+import qgraph
+from qgraph.backend.aot import capture
+from qgraph.errors import ModelError
+from qgraph.passes import Report, insert_check, rewrite
+from qgraph.policy import load_policy
+from tests.backend.zoo import Entry, make_entry
+
+_NUMBERS = itertools.count(-1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step gave: the loss, the gradients by name, and what was quantized (none: nothing)."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    report: Report | None = None
+
+
+def plain_step(entry: Entry) -> Step:
+    """Return the step as it is without qgraph."""
+    model, inputs = make_entry(entry)
+    return _run(model, model, inputs, None)
+
+
+def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step]]:
+    """Return the step under each recipe, run op by op.
+
+    The model is captured once and rewritten for each recipe; one with graph breaks is compiled.
+    Needs QGRAPH_VERIFY=1 for the latter.
+    """
+    model, inputs = make_entry(entry)
+    try:
+        captured = capture(model, inputs)
+    except ModelError:
+        for recipe in recipes:
+            torch._dynamo.reset()
+            model, inputs = make_entry(entry)
+            qgraph.compile(model, recipe, codegen=False)
+            yield recipe, _run(model, model, inputs, qgraph.coverage(model))
+        return
+    module, metadata = captured.joint.graph_module, captured.joint._aot_state.fw_metadata
+    parts = (captured.module.named_parameters(), captured.module.named_buffers())
+    state = [value for part in parts for _, value in part]
+    for recipe in recipes:
+        # Compiling uses both up.
+        captured.joint.graph_module = copy.deepcopy(module)
+        captured.joint._aot_state.fw_metadata = copy.copy(metadata)
+        report = Report(policy=load_policy(recipe))
+        plans = rewrite(captured.graph, report.policy, captured.facts)
+        report.checked += insert_check(captured.graph, plans, next(_NUMBERS))
+        report.add(plans)
+        captured.joint.graph_module.recompile()
+        compiled = aot_compile_joint_with_descriptors(
+            captured.joint, partition_fn=min_cut_rematerialization_partition
+        )
+        yield recipe, _run(model, lambda call=compiled, **kw: call(*state, **kw), inputs, report)
+
+
+def _run(model: nn.Module, call: Any, inputs: dict[str, Any], report: Report | None) -> Step:
+    model.zero_grad()
+    torch.manual_seed(0)
+    loss = call(**inputs).loss
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return Step(loss=loss.detach(), gradients=gradients, report=report)
