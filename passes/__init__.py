@@ -3,7 +3,7 @@
 from qgraph.passes.insert_check import insert_check
 from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
-from qgraph.passes.places import block_of, frame_module, module_path, stacks_of
+from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_totals, report_json
 from qgraph.passes.sites import GraphFacts, Site, find_sites
@@ -24,6 +24,7 @@ __all__ = [
     "frame_module",
     "graph_text",
     "insert_check",
+    "lookups",
     "make_rows",
     "make_totals",
     "module_path",

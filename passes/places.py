@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
@@ -38,6 +39,13 @@ def frame_module(graph: Graph, modules: Mapping[str, str]) -> str:
                 return name.removesuffix(below).removesuffix(".")
             break  # the outermost alone: the rest follow from it
     return ""
+
+
+def lookups(graph: Graph, modules: Mapping[str, str]) -> list[str]:
+    """Return the paths of the modules that pick rows of a table by number: no product, so kept."""
+    frame = frame_module(graph, modules)
+    found = graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
+    return sorted({module_path(node, modules, frame) for node in found})
 
 
 def _stack(node: Node) -> dict[str, Any]:

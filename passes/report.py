@@ -62,11 +62,15 @@ class Report:
     checked: int = 0  # operands held against their definition, with QGRAPH_VERIFY=1
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
+    lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
     products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
 
-    def add(self, plans: Sequence[Plan], frame: int | None = None) -> None:
-        """Take the products of one rewritten graph, of the frame of that number."""
+    def add(
+        self, plans: Sequence[Plan], frame: int | None = None, lookups: Iterable[str] = ()
+    ) -> None:
+        """Take the products of one rewritten graph, of the frame of that number, and its lookups."""
         self.graphs += 1
+        self.lookups |= {*lookups}
         seen: dict[tuple[str, str, str], int] = {}
         for entry in map(make_entry, plans):
             key = (entry.module, entry.role, entry.op)
@@ -166,9 +170,10 @@ def report_json(report: Report) -> dict[str, Any]:
     """Return the report as plain data.
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
-    were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph),
-    `unused_rules` (`rule`, `why`), and `products`, a list with the fields of `Entry`: sizes in
-    elements, `flops` counting a multiply and an add as two.
+    were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `lookups`
+    (modules that pick rows of a table, which is no product), `unused_rules` (`rule`, `why`), and
+    `products`, a list with the fields of `Entry`: sizes in elements, `flops` counting a multiply
+    and an add as two.
     """
     return {
         "policy": report.policy.name,
@@ -177,6 +182,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "graphs": report.graphs,
         "totals": make_totals(report.entries),
         "not_captured": sorted(report.not_captured),
+        "lookups": sorted(report.lookups),
         "unused_rules": [
             {"rule": rule.text, "why": why_unused(rule, report.entries)}
             for rule in unused_rules(report.policy, report.entries)

@@ -104,6 +104,8 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     notes = Counter(note for entry in entries for note in entry.notes)
     for note, count in notes.items():
         yield f"note: {count} products: {note}"
+    if report.lookups:
+        yield f"note: rows of a table picked by number, no product: {', '.join(sorted(report.lookups))}"
     lowered = Counter(entry.lowering for entry in entries if entry.lowering)
     for lowering, count in lowered.most_common():
         yield f"{count} products: {lowering}"

@@ -33,8 +33,8 @@ def convert(
 
     OUT holds the weights and config as save_pretrained writes them, policy.yaml, graph_before.txt,
     graph_after.txt and report.json. Without --out nothing is written. The JSON's keys are those of
-    report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, unused_rules,
-    products.
+    report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, lookups,
+    unused_rules, products.
     """
     chosen = load_policy(policy)  # before torch is loaded: a wrong policy is told at once
     with ExitStack() as stack, progress(3 if out is None else 4) as step:

@@ -13,7 +13,7 @@ from qgraph.backend.aot import capture
 from qgraph.backend.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering
-from qgraph.passes import Report, find_sites, graph_text, rewrite
+from qgraph.passes import Report, find_sites, graph_text, lookups, rewrite
 from qgraph.policy import Policy, check_blocks
 
 _CONVERTED: WeakKeyDictionary[nn.Module, Conversion] = WeakKeyDictionary()
@@ -77,7 +77,8 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
-    report.add(rewrite(captured.graph, policy, captured.facts, until="share"))
+    plans = rewrite(captured.graph, policy, captured.facts, until="share")
+    report.add(plans, lookups=lookups(captured.graph, captured.facts.modules))
     # A model of nothing but products qgraph cannot quantize is reported; this is about the rules.
     found = {entry.status for entry in report.entries}
     if (

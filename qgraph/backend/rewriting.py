@@ -27,7 +27,7 @@ from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import Report, Target, insert_check, rewrite
+from qgraph.passes import Report, Target, insert_check, lookups, rewrite
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -157,7 +157,7 @@ class _Rewrite(CustomGraphPass):
             raise GraphError(f"a pass failed on this graph: {error!r}") from error
         if self.check:
             self.report.checked += insert_check(graph, plans, self.check)
-        self.report.add(plans, self.frame)
+        self.report.add(plans, self.frame, lookups(graph, facts.modules))
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
         left = {plan.reason for plan in plans if plan.status in ("unmatched", "unsupported")}

@@ -284,25 +284,3 @@ def test_embeddings_are_lookups_and_no_products() -> None:
     report: Report = qgraph.coverage(model)
     assert {e.module for e in report.entries} == {"1"}
     assert not report.not_captured
-
-
-def test_a_frozen_base_with_an_adapter_has_no_wgrad_of_the_base() -> None:
-    class Adapted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.base = nn.Linear(32, 48).requires_grad_(False)
-            self.down, self.up = nn.Linear(32, 4, bias=False), nn.Linear(4, 48, bias=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.base(x) + self.up(self.down(x))
-
-    model = compiled(nn.Sequential(nn.Linear(32, 32), Adapted()))
-    model(randn(8, 32)).sum().backward()
-    roles = {(e.module, e.role) for e in qgraph.coverage(model).quantized}
-    assert roles >= {
-        ("1.base", "fprop"),
-        ("1.base", "dgrad"),
-        ("1.up", "wgrad"),
-        ("1.down", "wgrad"),
-    }
-    assert ("1.base", "wgrad") not in roles
