@@ -206,7 +206,7 @@ def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
         lookups={*data["lookups"]},
     )
     for number, product in enumerate(data["products"]):
-        fields = {
+        fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in product.items()
         }
