@@ -14,6 +14,7 @@ from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.convert import convert
+from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
 from qgraph.tools.inspect import inspect
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, inspect, explain, check, formats):
+for command in (convert, train, bench, inspect, explain, diff, check, formats):
     app.command()(command)
 
 
