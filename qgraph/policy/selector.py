@@ -153,6 +153,20 @@ def range_text(blocks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
+def match_entry(match: Match) -> dict[str, object]:
+    """Return what a match asks for, as a policy file writes it."""
+    entry: dict[str, object] = {}
+    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
+        if value is not None:
+            entry[key] = list(value)
+    if match.blocks is not None:
+        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
+    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
+        if count is not None:
+            entry[key] = str(count) if count.percent else int(count.amount)
+    return entry
+
+
 def _names(glob: str, module: str) -> bool:
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
