@@ -22,6 +22,7 @@ from qgraph.tools.predict import predict
 from qgraph.tools.report import report
 from qgraph.tools.train import train
 
+INTERRUPTED = 130
 app = typer.Typer(
     help="Low-precision training by rewriting the training graph.",
     no_args_is_help=True,
@@ -45,9 +46,13 @@ def main() -> None:
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except SystemExit as stop:  # typer makes an exit of an interrupt
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("interrupted: nothing was left behind\n")
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing was left behind\n")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

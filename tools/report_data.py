@@ -51,7 +51,7 @@ def report_data(
     """
     from qgraph.passes import make_totals, report_text
 
-    names = site_names(look.entries)
+    names = in_reading_order(site_names(look.entries))
     lines = read_lines(look.after)
     before = read_lines(look.before)
     old, rows = {line.name: line.text for line in before}, {line.name: line.text for line in lines}
@@ -95,6 +95,16 @@ def report_data(
         },
         "curves": curves,
     }
+
+
+def in_reading_order(names: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return products module by module as the forward meets them: the backward runs the other way."""
+    roles = ("fprop", "dgrad", "wgrad")
+    forward = sorted(names.values(), key=lambda entry: entry.role != "fprop")
+    modules = list(dict.fromkeys(entry.module for entry in forward))
+    place = {module: number for number, module in enumerate(modules)}
+    key = {name: (place[e.module], roles.index(e.role)) for name, e in names.items()}
+    return {name: names[name] for name in sorted(names, key=lambda name: key[name])}
 
 
 def _site(look: Look, name: str, entry: Entry, texts: Texts) -> dict[str, Any]:

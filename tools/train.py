@@ -49,7 +49,7 @@ def train(
         step("loading torch")
         import transformers
 
-        from qgraph.backend.artifact import new_directory
+        from qgraph.backend.artifact import new_directory, write_plan
         from qgraph.backend.jit import check_target
         from qgraph.backend.measure import alternate, training_step
         from qgraph.training.compare import Settings, gap_percent, plot_losses, train_each
@@ -88,8 +88,9 @@ def train(
                 json.dumps(result, indent=1) + "\n", encoding="utf-8"
             )
             plot_losses(runs, folder / "loss.png")
-            for run in runs:
+            for run, trained in zip(runs, policies, strict=True):
                 run.model.save_pretrained(folder / run.policy)
+                write_plan(run.model, trained, folder / run.policy)
     if as_json:
         print_json(result)
     else:

@@ -24,7 +24,8 @@ function drawHistogram(values, grid, colour) {
     return x < L || x > W - L ? "" : `<line x1="${x.toFixed(1)}" x2="${x.toFixed(1)}" y1="${H - B}" y2="${H - B - 26}" stroke="#1c2733" stroke-width=".8" stroke-opacity=".75"/>`;
   }).join("") : "";
   const ticks = [];
-  for (let p = Math.ceil(values.low / 4) * 4; p <= values.high; p += 4) {
+  const every = span > 14 ? 4 : 2;
+  for (let p = Math.ceil(values.low / every) * every; p <= values.high; p += every) {
     ticks.push(`<text x="${at(p).toFixed(1)}" y="${H - 6}" text-anchor="middle">2^${p}</text>`);
   }
   const unit = values.scaled ? "magnitude over the block's scale; lines: what the format can hold" : "magnitude";

@@ -46,11 +46,11 @@ function link(name) { return `<a data-site="${escapeText(name)}">${escapeText(na
 
 function modulePage(node) {
   const flops = node.all.reduce((sum, i) => sum + DATA.sites[i].flops, 0);
-  const rows = node.all.slice(0, 400).map(i => {
+  const rows = node.all.slice(0, 100).map(i => {
     const site = DATA.sites[i], errors = site.values.filter(v => v && v.sqnr !== null).map(v => v.sqnr);
     return `<tr><td>${link(site.name)}<td>${chip(site.format)}<td class="n">${errors.length ? Math.min(...errors).toFixed(1) : ""}<td class="n">${percent(site.flops / (DATA.about.flops || 1))}`;
   }).join("");
-  const more = node.all.length > 400 ? `<p class="muted">and ${node.all.length - 400} more</p>` : "";
+  const more = node.all.length > 100 ? `<p class="muted">and ${node.all.length - 100} more</p>` : "";
   return `<h2>${escapeText(node.path || "the model")}</h2><p>${node.all.length} products, ${flopsText(flops)}, ${percent(flops / (DATA.about.flops || 1))} of a step</p>
     <table><tr><th>product<th>format<th>SQNR, dB<th>FLOPs</tr>${rows}</table>${more}`;
 }
