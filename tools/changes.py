@@ -48,7 +48,7 @@ def only_high(look: Look) -> Look:
     report = replace(
         look.report,
         products={
-            key: replace(entry, status="kept", reason="before the rewrite")
+            key: replace(entry, status="kept", operands=(), reason="before the rewrite")
             if entry.status == "quantized"
             else entry
             for key, entry in look.report.products.items()
@@ -140,7 +140,7 @@ def compare_graphs(changed: Sequence[Change], first: Look, second: Look, *, befo
     stops[0] = frozenset() if before else stops[0]
     known = [{line.name for line in part} for part in lines]
     for change in changed:
-        texts = []
+        texts: list[list[str]] = []
         for part, stop, names, node in zip(lines, stops, known, change.nodes, strict=True):
             if node not in names:
                 texts.append([])
@@ -149,7 +149,7 @@ def compare_graphs(changed: Sequence[Change], first: Look, second: Look, *, befo
             texts.append(shown(only or slice_before(part, node, stop - {node})))
         change.graph = [
             line
-            for line in difflib.unified_diff(*texts, lineterm="", n=3)
+            for line in difflib.unified_diff(texts[0], texts[1], lineterm="", n=3)
             if not line.startswith(("---", "+++", "@@"))
         ]
 

@@ -129,11 +129,11 @@ def _policy_lines(a: str, b: str) -> list[str]:
                 f"{name}: not a converted model (no policy.yaml)",
                 "give a directory `qgraph convert --out` wrote, or a policy",
             )
-    texts = [
+    one, two = (
         dump_policy(load_policy(f"{name}/policy.yaml" if kinds[0] else name)).splitlines()
         for name in (a, b)
-    ]
-    return [*difflib.unified_diff(*texts, a, b, lineterm="", n=1)]
+    )
+    return [*difflib.unified_diff(one, two, a, b, lineterm="", n=1)]
 
 
 def _print_policies(a: str, b: str, lines: list[str], as_json: bool) -> None:

@@ -50,9 +50,10 @@ def lint(policy: Policy, head: str = "lm_head") -> list[Finding]:
     found += _last_blocks(policy)
     if policy.optimizer is not None:
         for warning in policy.optimizer.warnings:
+            source = "arXiv 2407.11722"
             place, _, text = warning.partition(": ")
-            problem, _, fix = text.partition("; ")
-            found.append(_finding("second-moment", place, problem, fix, "arXiv 2407.11722"))
+            problem, _, fix = text.replace(f" ({source})", "").partition("; ")
+            found.append(_finding("second-moment", place, problem, fix, source))
     return found
 
 
