@@ -114,7 +114,10 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
-            and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
+            and (
+                self.modules is None
+                or any(names_module(glob, site.module) for glob in self.modules)
+            )
         )
 
     def _names_attention(self, op: str) -> bool:
@@ -167,7 +170,8 @@ def match_entry(match: Match) -> dict[str, object]:
     return entry
 
 
-def _names(glob: str, module: str) -> bool:
+def names_module(glob: str, module: str) -> bool:
+    """Whether a glob, or the last parts of a path, name a module."""
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
     return module == glob or module.endswith(f".{glob}")
