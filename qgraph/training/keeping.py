@@ -26,6 +26,7 @@ class Keeper:
 
     def __init__(self, policy: Policy, states: set[int], updates: set[int]) -> None:
         """Take the policy, and the ids of parameters whose states and whose updates stay as they are."""
+        self.fingerprint = policy.fingerprint()
         wanted = policy.optimizer
         self._states = dict(wanted.states) if wanted else {}
         self._packs = wanted is None or wanted.storage == "packed"
@@ -102,12 +103,19 @@ class Keeper:
                     own[MASTER] = wide
             self.settle(parameter, own, group)
 
-    def is_settled(self, group: dict[str, Any]) -> bool:
-        """Whether states that are stored as values have these formats' values already."""
+    def has_rounded(self, group: dict[str, Any]) -> bool:
+        """Whether the states of a group, where they are values, are those of these formats already."""
         return not self._packs and group.get(_FORMATS) == self._formats
 
-    def settle(self, parameter: Tensor, own: dict[str, Any], group: dict[str, Any]) -> None:
-        """Bring the states of one parameter into their formats."""
+    def settle(
+        self,
+        parameter: Tensor,
+        own: dict[str, Any],
+        group: dict[str, Any],
+        *,
+        rounded: bool = False,
+    ) -> None:
+        """Bring the states of one parameter into their formats; those not packed may be `rounded` already."""
         for index, (name, wanted) in enumerate(self._states.items()):
             value = own.get(name)
             if isinstance(value, Packed):
@@ -117,7 +125,11 @@ class Keeper:
                 value = own[name] = value.unpack()
                 if same:
                     continue
-            if not isinstance(value, Tensor) or not self._quantizes(name, parameter, wanted, value):
+            if (
+                rounded
+                or not isinstance(value, Tensor)
+                or not self._quantizes(name, parameter, wanted, value)
+            ):
                 continue
             seed, site = self._noise(parameter, group)
             if self._packs:

@@ -51,9 +51,9 @@ def quantize_optimizer(optimizer: Kind, policy: PolicyLike, model: nn.Module | N
     if chosen.optimizer is None and (parameters is None or not parameters.updates):
         return optimizer
     if isinstance(inner, _Quantized):
-        raise ModelError(
-            "this optimizer is quantized already", "call qgraph.quantize_optimizer once"
-        )
+        if inner._keeper.fingerprint == chosen.fingerprint():
+            return optimizer
+        raise ModelError("this optimizer is quantized already, as another policy says")
     _check_steps(inner)
     _check_states(inner, chosen)
     for warning in chosen.optimizer.warnings if chosen.optimizer else ():
@@ -69,6 +69,18 @@ def quantize_optimizer(optimizer: Kind, policy: PolicyLike, model: nn.Module | N
     for group in inner.param_groups:
         _settle(group, inner.state, keeper)
     return optimizer
+
+
+def optimizer_for(trainer: Any, policy: PolicyLike) -> Optimizer:
+    """Make the optimizer of a Hugging Face Trainer and keep its states as the policy says; return it.
+
+    Call it before `trainer.train()`; a checkpoint it resumes from may be packed or not. A callback
+    may call `quantize_optimizer` in `on_train_begin` instead.
+
+    Raises: as `quantize_optimizer`.
+    """
+    optimizer: Optimizer = trainer.create_optimizer()
+    return quantize_optimizer(optimizer, policy, trainer.model)
 
 
 def state_bytes(optimizer: Optimizer) -> dict[str, int]:
@@ -150,7 +162,7 @@ class _Quantized(Optimizer):
         super().load_state_dict({**state_dict, "state": plain})
         saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
         for group in self.param_groups:
-            for index, parameter in zip(saved, group["params"], strict=False):
+            for parameter, index in zip(group["params"], saved, strict=False):
                 values = state_dict["state"].get(index, {})
                 own = self.state[parameter] if values else {}
                 for name, value in values.items():
@@ -175,8 +187,7 @@ def _settle(group: dict[str, Any], state: Any, keeper: Keeper) -> None:
         for name, value in list(own.items()):
             if is_saved(value):
                 own[name] = Packed.from_dict(value, parameter.device)
-        if not keeper.is_settled(group):
-            keeper.settle(parameter, own, group)
+        keeper.settle(parameter, own, group, rounded=keeper.has_rounded(group))
 
 
 def _savable(value: Any) -> Any:
