@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
+    from qgraph.training.optimizer import (
+        optimizer_for,
+        quantize_optimizer,
+        state_bytes,
+        unpack_state_dict,
+    )
 
 _HOMES = {
     "CoverageCallback": "qgraph.training.callback",
@@ -30,10 +36,14 @@ _HOMES = {
     "QGraphWarning": "qgraph.errors",
     "QGraphError": "qgraph.errors",
     "load_policy": "qgraph.policy",
+    "optimizer_for": "qgraph.training.optimizer",
+    "quantize_optimizer": "qgraph.training.optimizer",
+    "state_bytes": "qgraph.training.optimizer",
+    "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
     "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
-    "load", "load_policy",
+    "load", "load_policy", "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 
 

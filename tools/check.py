@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from qgraph.formats.rounding import NEAREST
-from qgraph.policy import load_policy, percent
+from qgraph.policy import Policy, Stored, load_policy, percent
 from qgraph.tools.screen import print_json
 
 
@@ -49,3 +49,26 @@ def check(
                     + (f" ({', '.join(extra)})" if extra else "")
                 )
             typer.echo(f"    {role}: {', '.join(words)}")
+    for line in _memory_lines(found):
+        typer.echo(f"  {line}")
+
+
+def _memory_lines(policy: Policy) -> list[str]:
+    """Return what the policy says about states, parameters and saved tensors, and what to know."""
+    found = []
+    if policy.optimizer is not None:
+        states = (f"{name} {_stored(state)}" for name, state in policy.optimizer.states.items())
+        kept = f"; kept: {', '.join(policy.optimizer.keep)}" if policy.optimizer.keep else ""
+        found.append(f"optimizer ({policy.optimizer.storage}): {', '.join(states)}{kept}")
+        found += [f"  warning: {warning}" for warning in policy.optimizer.warnings]
+    if policy.parameters is not None:
+        words = (f"{key} {value}" for key, value in policy.parameters.entry.items())
+        found.append(f"parameters: {', '.join(words)}")
+    for rule in policy.stash:
+        found.append(f"{rule.title}: {_stored(rule.stored)}")
+    return found
+
+
+def _stored(stored: Stored) -> str:
+    extra = "" if stored.rounding == NEAREST else f" ({stored.rounding})"
+    return f"{stored.format or 'high'}{extra}"

@@ -15,6 +15,7 @@ from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
 from qgraph.backend.outline import Layer, Outline
+from qgraph.backend.parameters import store_parameters
 from qgraph.backend.rewriting import Backend, make_backend
 from qgraph.errors import ModelError
 from qgraph.ops import describe_lowering
@@ -67,6 +68,8 @@ def compile(
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
     check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    if chosen.parameters is not None:
+        store_parameters(model, chosen.parameters)
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)

@@ -12,6 +12,13 @@ from pydantic_core import ErrorDetails
 
 from qgraph.errors import PolicyError
 from qgraph.policy.document import Document, Path, key_text, shown
+from qgraph.policy.memory_schema import (
+    OptimizerEntry,
+    ParametersEntry,
+    StashEntry,
+    StashMatchEntry,
+    StoredEntry,
+)
 from qgraph.policy.schema import (
     CoverageEntry,
     DgradEntry,
@@ -27,9 +34,10 @@ from qgraph.policy.schema import (
 from qgraph.policy.selector import OperandKind
 from qgraph.policy.values import FAULT
 
+# Of keys with one name, such as match, the last one's example counts.
 MODELS: tuple[type[BaseModel], ...] = (
-    PolicyFile, CoverageEntry, FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry,
-    WgradEntry, OperandEntry,
+    OptimizerEntry, StoredEntry, ParametersEntry, StashEntry, StashMatchEntry, PolicyFile, CoverageEntry,
+    FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry, WgradEntry, OperandEntry,
 )  # fmt: skip
 EXAMPLES: dict[str, Any] = {
     key: info.examples[0]
@@ -140,6 +148,16 @@ def _model_at(path: Path) -> type[BaseModel]:
             return PolicyFile
         case ("coverage",):
             return CoverageEntry
+        case ("optimizer",):
+            return OptimizerEntry
+        case ("parameters",):
+            return ParametersEntry
+        case ("optimizer" | "parameters", _):
+            return StoredEntry
+        case ("stash", _):
+            return StashEntry
+        case ("stash", _, "match"):
+            return StashMatchEntry
         case ("formats" | "transforms" | "rules" as group, _):
             return ENTRIES[group]
         case ("rules", _, str() as part):
@@ -150,6 +168,8 @@ def _model_at(path: Path) -> type[BaseModel]:
 
 def _example(path: Path) -> str:
     word = next((step for step in reversed(path) if isinstance(step, str)), "")
+    if path[0] in ("optimizer", "stash") and word not in EXAMPLES:
+        return f"write {shown(word)}: int8/row/fp32"
     if path[:1] == ("rules",) and len(path) == 2:
         return f"write {_flow(EXAMPLES['rules'][0])}"
     if len(path) == 2 and path[0] in NAMED:

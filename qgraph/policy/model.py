@@ -14,7 +14,8 @@ from qgraph.formats import BlockFormat, Gradient, Rounding
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
-from qgraph.policy.selector import Match, Role, range_text
+from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
+from qgraph.policy.selector import Match, Role, match_entry
 
 Ragged = Literal["pad", "keep", "error"]
 Signs = Literal["te", "none", "run", "site", "step"]
@@ -116,6 +117,9 @@ class Policy:
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
     rules: tuple[Rule, ...]
+    optimizer: OptimizerPolicy | None = None
+    parameters: ParameterPolicy | None = None
+    stash: tuple[StashRule, ...] = ()
 
     @property
     def operands(self) -> Iterator[OperandPolicy]:
@@ -140,7 +144,16 @@ class Policy:
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
-        facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
+        facts: dict[str, object] = {
+            "ragged": self.ragged,
+            "rules": [_rule_facts(rule) for rule in self.rules],
+        }
+        if self.optimizer is not None:
+            facts["optimizer"] = self.optimizer.facts
+        if self.parameters is not None:
+            facts["parameters"] = self.parameters.facts
+        if self.stash:
+            facts["stash"] = [rule.facts for rule in self.stash]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -164,7 +177,18 @@ class Policy:
             "formats": formats,
             "transforms": transforms,
             "rules": [_rule_entry(rule) for rule in self.rules],
+            **self._memory_entries(),
         }
+
+    def _memory_entries(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if self.optimizer is not None:
+            found["optimizer"] = self.optimizer.entry
+        if self.parameters is not None:
+            found["parameters"] = self.parameters.entry
+        if self.stash:
+            found["stash"] = [rule.entry for rule in self.stash]
+        return found
 
 
 def percent(share: Fraction) -> str:
@@ -173,7 +197,7 @@ def percent(share: Fraction) -> str:
 
 
 def _rule_facts(rule: Rule) -> dict[str, object]:
-    match = _match_entry(rule.match)
+    match = match_entry(rule.match)
     if rule.match.modules is not None:
         match["module"] = sorted(set(rule.match.modules))
     products = {
@@ -203,24 +227,11 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
 
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
-    entry: dict[str, object] = {"match": _match_entry(rule.match)}
+    entry: dict[str, object] = {"match": match_entry(rule.match)}
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
         entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
-    return entry
-
-
-def _match_entry(match: Match) -> dict[str, object]:
-    entry: dict[str, object] = {}
-    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
-        if value is not None:
-            entry[key] = list(value)
-    if match.blocks is not None:
-        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
-    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
-        if count is not None:
-            entry[key] = str(count) if count.percent else int(count.amount)
     return entry
 
 

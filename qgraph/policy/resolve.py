@@ -20,6 +20,7 @@ from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.document import Document, Path, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
+from qgraph.policy.resolve_memory import resolve_optimizer, resolve_parameters, resolve_stash
 from qgraph.policy.schema import (
     FormatEntry,
     MatchEntry,
@@ -38,6 +39,11 @@ class _Names:
     formats: Mapping[str, BlockFormat]
     transforms: Mapping[str, Transform]
     document: Document
+
+    def find(self, name: str, path: Path) -> BlockFormat | None:
+        """Return the format of a name or text form, None for high; its fault is at `path`."""
+        fmt = self.formats.get(name)
+        return fmt if fmt is not None or name == "high" else _undeclared(name, path, self)
 
 
 def resolve(file: PolicyFile, document: Document) -> Policy:
@@ -61,8 +67,13 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         ragged=file.ragged,
         min_flops=None if file.coverage is None else file.coverage.min_flops,
         rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
+        optimizer=resolve_optimizer(file.optimizer, names.find, document),
+        parameters=resolve_parameters(file.parameters, names.find, document),
+        stash=resolve_stash(file.stash, names.find, document),
     )
-    if policy.name != "high" and not any(operand.changes for operand in policy.operands):
+    changes = any(operand.changes for operand in policy.operands)
+    changes = changes or bool(policy.optimizer or policy.parameters or policy.stash)
+    if policy.name != "high" and not changes:
         fix = "give an operand a format, or name the policy high"
         raise document.fault(("rules",), "no rule quantizes anything", fix, at_key=True)
     return policy
@@ -195,9 +206,7 @@ def _product(
 
 def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     document = names.document
-    fmt = names.formats.get(entry.format)
-    if fmt is None and entry.format != "high":
-        fmt = _undeclared(entry.format, (*path, "format"), names)
+    fmt = names.find(entry.format, (*path, "format"))
     if fmt is None and entry.rounding != NEAREST:
         problem = f"{entry.rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")

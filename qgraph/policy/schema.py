@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -10,6 +10,10 @@ from qgraph.formats import Block, Range, parse_format
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
+from qgraph.policy.keys import CONFIG
+from qgraph.policy.keys import key as _key
+from qgraph.policy.keys import optional as _optional
+from qgraph.policy.memory_schema import OptimizerEntry, ParametersEntry, Stash
 from qgraph.policy.model import Output, Ragged, Signs, format_entry
 from qgraph.policy.values import (
     BlockShape,
@@ -28,16 +32,6 @@ from qgraph.policy.values import (
     Version,
     read_word,
 )
-
-CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _key(description: str, example: Any) -> Any:
-    return Field(description=description, examples=[example])
-
-
-def _optional(description: str, example: Any, default: Any = None) -> Any:
-    return Field(default=default, description=description, examples=[example])
 
 
 class FormatEntry(BaseModel):
@@ -233,6 +227,18 @@ class PolicyFile(BaseModel):
     )
     rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
         "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
+    )
+    optimizer: OptimizerEntry | None = _optional(
+        "How the optimizer keeps its states between steps, by the state's name.",
+        {"exp_avg": "int4/row/fp32", "storage": "packed"},
+    )
+    parameters: ParametersEntry | None = _optional(
+        "What parameters are stored in and multiplied in.", {"storage": "bf16", "compute": "fp32"}
+    )
+    stash: Stash | None = _optional(
+        "How what the forward saves for the backward is stored: a format, or rules of which the "
+        "first that matches decides.",
+        "bfp4",
     )
 
 

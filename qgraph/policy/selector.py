@@ -114,7 +114,10 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
-            and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
+            and (
+                self.modules is None
+                or any(names_module(glob, site.module) for glob in self.modules)
+            )
         )
 
     def _names_attention(self, op: str) -> bool:
@@ -153,7 +156,22 @@ def range_text(blocks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _names(glob: str, module: str) -> bool:
+def match_entry(match: Match) -> dict[str, object]:
+    """Return what a match asks for, as a policy file writes it."""
+    entry: dict[str, object] = {}
+    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
+        if value is not None:
+            entry[key] = list(value)
+    if match.blocks is not None:
+        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
+    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
+        if count is not None:
+            entry[key] = str(count) if count.percent else int(count.amount)
+    return entry
+
+
+def names_module(glob: str, module: str) -> bool:
+    """Whether a glob, or the last parts of a path, name a module."""
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
     return module == glob or module.endswith(f".{glob}")

@@ -146,6 +146,12 @@ def _percent(value: object) -> Fraction:
     raise _fault(f"'{value}' is not a percent", "write a percent such as 90%")
 
 
+def _size(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise _fault(f"'{value}' is not a number of elements", "write min_size: 4096")
+    return value
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
@@ -202,6 +208,7 @@ BlockShape = Annotated[
 ]
 Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
 Percent = Annotated[Fraction, PlainValidator(_percent), _word(r"\d{1,3}(\.\d{1,3})? ?%")]
+Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "integer", "minimum": 0})]
 Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]
 
 _Module = Annotated[str, PlainValidator(_module, json_schema_input_type=str)]

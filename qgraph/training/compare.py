@@ -16,6 +16,7 @@ from qgraph.backend.models import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
 from qgraph.training.callback import CoverageCallback
+from qgraph.training.optimizer import optimizer_for
 from qgraph.training.text import Windows
 
 
@@ -74,6 +75,7 @@ def train_each(
                 eval_dataset=held_out,
                 callbacks=[CoverageCallback(), _Watch(policy.name, settings.steps, say)],
             )
+            optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             trainer.train()
             run.losses = [
