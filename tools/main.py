@@ -14,7 +14,12 @@ from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.convert import convert
+from qgraph.tools.diff import diff
+from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
+from qgraph.tools.inspect import inspect
+from qgraph.tools.predict import predict
+from qgraph.tools.report import report
 from qgraph.tools.train import train
 
 app = typer.Typer(
@@ -24,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats):
+for command in (convert, train, bench, inspect, explain, diff, report, check, formats, predict):
     app.command()(command)
 
 
