@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
+    from qgraph.training.run import Run
 
 _HOMES = {
+    "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
     "conversion": "qgraph.backend.convert",
@@ -32,7 +34,7 @@ _HOMES = {
     "load_policy": "qgraph.policy",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
+    "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion", "convert", "coverage",
     "load", "load_policy",
 ]  # fmt: skip
 

@@ -17,7 +17,8 @@ def check(
 ) -> None:
     """Check a policy file and print its rules.
 
-    JSON keys: name, source, path, fingerprint, stochastic, rules (one line each), resolved.
+    JSON keys: name, source, path, fingerprint, stochastic, rules, schedule, monitors (one line each),
+    resolved.
     """
     found = load_policy(policy)
     if as_json:
@@ -29,6 +30,8 @@ def check(
                 "fingerprint": found.fingerprint(),
                 "stochastic": found.stochastic,
                 "rules": [rule.text for rule in found.rules],
+                "schedule": [switch.text for switch in found.schedule],
+                "monitors": [monitor.text for monitor in found.monitors],
                 "resolved": found.to_dict(),
             }
         )
@@ -49,3 +52,7 @@ def check(
                     + (f" ({', '.join(extra)})" if extra else "")
                 )
             typer.echo(f"    {role}: {', '.join(words)}")
+    for switch in found.schedule:
+        typer.echo(f"  {switch.key}: {switch.text}")
+    for monitor in found.monitors:
+        typer.echo(f"  {monitor.key}: {monitor.text}")

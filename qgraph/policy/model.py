@@ -15,6 +15,7 @@ from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.selector import Match, Role, range_text
+from qgraph.policy.timed import Moment, Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
 Signs = Literal["te", "none", "run", "site", "step"]
@@ -80,7 +81,8 @@ HIGH = OperandPolicy()
 class Rule:
     """One entry of `rules`: the sites it speaks about, and what happens to them.
 
-    `places` says where each block selector stands in the file.
+    `places` says where each block selector stands in the file; `notes`, of a switched rule, why a
+    product is high.
     """
 
     number: int  # from 1, in file order
@@ -89,11 +91,17 @@ class Rule:
     keep: bool
     products: Mapping[Role, Mapping[str, OperandPolicy]]
     places: Mapping[str, Place] = field(default_factory=dict)
+    name: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """The rule in one line."""
-        does = "keep high" if self.keep else f"quantize {', '.join(self.products)}"
+        does = (
+            "keep high"
+            if self.keep or not self.products
+            else f"quantize {', '.join(self.products)}"
+        )
         return f"{self.title}: {does}"
 
     @property
@@ -108,6 +116,7 @@ class Policy:
 
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
+    `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
     """
 
     name: str
@@ -116,11 +125,14 @@ class Policy:
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
     rules: tuple[Rule, ...]
+    schedule: tuple[Switch, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
 
     @property
     def operands(self) -> Iterator[OperandPolicy]:
-        """Every operand the rules name."""
-        return (o for rule in self.rules for p in rule.products.values() for o in p.values())
+        """Every operand the rules and the schedule name."""
+        entries: tuple[Rule | Switch, ...] = (*self.rules, *self.schedule)
+        return (o for entry in entries for p in entry.products.values() for o in p.values())
 
     @property
     def quantizes(self) -> bool:
@@ -141,6 +153,9 @@ class Policy:
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
         facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
+        if self.schedule:
+            facts["schedule"] = [_switch_entry(switch) for switch in self.schedule]
+            facts["monitors"] = [_monitor_entry(monitor) for monitor in self.monitors]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -164,6 +179,8 @@ class Policy:
             "formats": formats,
             "transforms": transforms,
             "rules": [_rule_entry(rule) for rule in self.rules],
+            **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
+            **({"monitors": [*map(_monitor_entry, self.monitors)]} if self.monitors else {}),
         }
 
 
@@ -180,7 +197,12 @@ def _rule_facts(rule: Rule) -> dict[str, object]:
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
-    return {"match": match, "products": {role: facts for role, facts in products.items() if facts}}
+    also = {"also": [*map(_match_entry, rule.match.also)]} if rule.match.also else {}
+    return {
+        "match": match,
+        **also,
+        "products": {role: facts for role, facts in products.items() if facts},
+    }
 
 
 def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
@@ -204,11 +226,45 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
     entry: dict[str, object] = {"match": _match_entry(rule.match)}
+    if rule.name:
+        entry["name"] = rule.name
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
         entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
     return entry
+
+
+def _switch_entry(switch: Switch) -> dict[str, object]:
+    moments = {"at": switch.at, "every": switch.every, "for": switch.lasts, "until": switch.until}
+    entry: dict[str, object] = {
+        word: _moment_entry(m) for word, m in moments.items() if m is not None
+    }
+    entry |= {"on": switch.on} if switch.on else {}
+    if switch.patience:
+        entry |= {"patience": switch.patience, "improvement": percent(switch.improvement)}
+    entry |= {"rule": list(switch.rules)} if switch.rules is not None else {}
+    entry["match"] = _match_entry(switch.match)
+    entry["set"] = {
+        role: {kind: _operand_entry(o) for kind, o in product.items()} or "high"
+        for role, product in switch.products.items()
+    }
+    return entry
+
+
+def _moment_entry(moment: Moment) -> object:
+    return percent(moment.amount) if moment.percent else int(moment.amount)
+
+
+def _monitor_entry(monitor: Monitor) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": monitor.name,
+        "watch": monitor.watch,
+        "above": f"{monitor.above:g}",
+        "every": monitor.every,
+        "action": monitor.action,
+    }
+    return entry | ({"window": monitor.window} if monitor.watch == "loss_spike" else {})
 
 
 def _match_entry(match: Match) -> dict[str, object]:

@@ -11,6 +11,16 @@ from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.model import Output, Ragged, Signs, format_entry
+from qgraph.policy.timed import Action, Watch
+from qgraph.policy.timed_values import (
+    Limit,
+    MomentText,
+    Number,
+    RuleNames,
+    Steps,
+    high_everywhere,
+    high_product,
+)
 from qgraph.policy.values import (
     BlockShape,
     Count,
@@ -194,10 +204,85 @@ class RuleEntry(BaseModel):
     match: MatchEntry = _optional(
         "Which sites; left out, all of them.", {"op": "linear"}, MatchEntry()
     )
+    name: Annotated[str, Field(min_length=1)] | None = _optional(
+        "What a schedule calls the rule.", "mlp"
+    )
     keep: Literal["high"] | None = _optional("Leave the sites in high precision.", "high")
     fprop: FpropEntry | None = _optional("The forward product.", {"input": "fp4"})
     dgrad: DgradEntry | None = _optional("The input's gradient.", {"grad_output": "fp4"})
     wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
+
+
+High = Literal["high"]
+
+
+class SetEntry(BaseModel):
+    """Products a switch sets: each high, or its operands as in a rule. Others stay as they were."""
+
+    model_config = CONFIG
+    fprop: (
+        Annotated[
+            FpropEntry, BeforeValidator(high_product, json_schema_input_type=High | FpropEntry)
+        ]
+        | None
+    ) = _optional("The forward product.", "high")
+    dgrad: (
+        Annotated[
+            DgradEntry, BeforeValidator(high_product, json_schema_input_type=High | DgradEntry)
+        ]
+        | None
+    ) = _optional("The input's gradient.", "high")
+    wgrad: (
+        Annotated[
+            WgradEntry, BeforeValidator(high_product, json_schema_input_type=High | WgradEntry)
+        ]
+        | None
+    ) = _optional("The weight's gradient.", "high")
+
+
+class ScheduleEntry(BaseModel):
+    """A switch of rules: from a step on, for some steps, again and again, or when something happens."""
+
+    model_config = CONFIG
+    at: MomentText | None = _optional("After how many steps, or which share of the run.", "82%")
+    until: MomentText | None = _optional("When the switch ends.", "90%")
+    every: MomentText | None = _optional(
+        "Again after so many steps, each time as long as for.", 500
+    )
+    lasts: MomentText | None = Field(
+        default=None, alias="for", description="How long the switch lasts.", examples=[100]
+    )
+    on: Annotated[str, Field(min_length=1)] | None = _optional(
+        "plateau (of the loss), or the name of a monitor: when it trips.", "plateau"
+    )
+    patience: Steps | None = _optional("plateau: in how many steps the loss must fall.", 200)
+    improvement: Percent | None = _optional("plateau: by how much, at least.", "0.1%")
+    rule: RuleNames | None = _optional(
+        "Rules by number or name; left out, all that quantize. A rule that keeps its sites high "
+        "is switched only where it is named here.",
+        3,
+    )
+    match: MatchEntry = _optional("Which sites of these rules.", {"op": "linear"}, MatchEntry())
+    set: Annotated[
+        SetEntry, BeforeValidator(high_everywhere, json_schema_input_type=High | SetEntry)
+    ] = _key("high, or what products become.", {"fprop": "high"})
+
+
+class MonitorEntry(BaseModel):
+    """A number watched as a run goes."""
+
+    model_config = CONFIG
+    watch: Watch = _key(
+        "loss_spike (standard deviations above the mean), logit_sharpness, wgrad_error (relative).",
+        "loss_spike",
+    )
+    above: Limit | None = _optional("The limit.", 7)
+    every: Steps | None = _optional("Steps between two looks.", 50)
+    window: Number = _optional("loss_spike: how many steps the mean is of.", 100, 100)
+    action: Action = _optional("warn, or stop the run.", "warn", "warn")
+    name: Annotated[str, Field(min_length=1)] | None = _optional(
+        "What a schedule calls it; left out, what it watches.", "spikes"
+    )
 
 
 class CoverageEntry(BaseModel):
@@ -233,6 +318,12 @@ class PolicyFile(BaseModel):
     )
     rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
         "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
+    )
+    schedule: Annotated[list[ScheduleEntry], Field(min_length=1)] = _optional(
+        "Switches of rules, in order of time.", [{"at": "82%", "set": {"fprop": "high"}}], []
+    )
+    monitors: Annotated[list[MonitorEntry], Field(min_length=1)] = _optional(
+        "What to watch.", [{"watch": "loss_spike"}], []
     )
 
 

@@ -138,14 +138,14 @@ CASES = {
         "did you mean 'rules'?",
     ),
     "key of a later version": (
-        ALL + RULE + "schedule:\n  - {at: 82%}\n",
-        "7:1: policy: unknown key 'schedule'",
-        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
+        ALL + RULE + "optimizer:\n  - {at: 82%}\n",
+        "7:1: policy: unknown key 'optimizer'",
+        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules, schedule, monitors",
     ),
     "key with a control character": (
         HEAD + '"a\\nb": 1\n' + RULE,
         "3:1: policy: unknown key 'a\\nb'",
-        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
+        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules, schedule, monitors",
     ),
     "missing version": (
         "name: p\nrules:\n  - {keep: high}\n",
