@@ -62,12 +62,13 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         min_flops=None if file.coverage is None else file.coverage.min_flops,
         rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
     )
-    policy = with_schedule(
-        policy,
-        file,
-        document,
-        lambda role, entry, match, path: _product(role, entry, match, path, names),
-    )
+
+    def read_product(
+        role: Role, entry: SetEntry, match: Match, path: Path
+    ) -> Mapping[str, OperandPolicy]:
+        return _product(role, entry, match, path, names)
+
+    policy = with_schedule(policy, file, document, read_product)
     if policy.name != "high" and not any(operand.changes for operand in policy.operands):
         fix = "give an operand a format, or name the policy high"
         raise document.fault(("rules",), "no rule quantizes anything", fix, at_key=True)

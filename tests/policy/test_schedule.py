@@ -188,15 +188,26 @@ def test_switches_in_the_wrong_order_are_told() -> None:
 
 # What only the length of the run, 100 steps, shows.
 RUNS = {
-    "past the end": (["at: 100, set: high"], "12:10: schedule[0].at: 100 is past the end: the run has 100 steps", "write at: below 100, or a percent"),
-    "steps after a share": (["at: 90%, set: high", "at: 50, set: {fprop: high}"],
-                            "13:10: schedule[1].at: it begins after 50 steps, the switch above it after 90",
-                            "write switches in the order of their steps"),
-    "ends before it begins": (["at: 50%, until: 50, set: high"],
-                              "12:22: schedule[0].until: it ends after 50 steps and begins after 50",
-                              "write a later until, or an earlier at"),
-    "always on": (["every: 10%, for: 10, set: high"],
-                  "12:23: schedule[0].for: 10 of every 10 steps is always", "write for: less than every"),
+    "past the end": (
+        ["at: 100, set: high"],
+        "12:10: schedule[0].at: 100 is past the end: the run has 100 steps",
+        "write at: below 100, or a percent",
+    ),
+    "steps after a share": (
+        ["at: 90%, set: high", "at: 50, set: {fprop: high}"],
+        "13:10: schedule[1].at: it begins after 50 steps, the switch above it after 90",
+        "write switches in the order of their steps",
+    ),
+    "ends before it begins": (
+        ["at: 50%, until: 50, set: high"],
+        "12:22: schedule[0].until: it ends after 50 steps and begins after 50",
+        "write a later until, or an earlier at",
+    ),
+    "always on": (
+        ["every: 10%, for: 10, set: high"],
+        "12:23: schedule[0].for: 10 of every 10 steps is always",
+        "write for: less than every",
+    ),
 }  # fmt: skip
 
 
