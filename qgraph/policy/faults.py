@@ -12,13 +12,13 @@ from pydantic_core import ErrorDetails
 
 from qgraph.errors import PolicyError
 from qgraph.policy.document import Document, Path, key_text, shown
+from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.schema import (
     CoverageEntry,
     DgradEntry,
     FormatEntry,
     FpropEntry,
     MatchEntry,
-    MonitorEntry,
     OperandEntry,
     PolicyFile,
     RuleEntry,

@@ -10,8 +10,9 @@ from qgraph.errors import Place
 from qgraph.policy.document import Document, Path, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.model import OperandPolicy, Policy, Rule
+from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.resolve_match import block_places, check_match_roles, make_match
-from qgraph.policy.schema import MonitorEntry, PolicyFile, ScheduleEntry, SetEntry
+from qgraph.policy.schema import PolicyFile, ScheduleEntry, SetEntry
 from qgraph.policy.selector import ROLES, Match, Role
 from qgraph.policy.stages import speaks_about
 from qgraph.policy.timed import PLATEAU, WATCHES, Monitor, Switch

@@ -11,11 +11,9 @@ from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.model import Output, Ragged, Signs, format_entry
-from qgraph.policy.timed import Action, Watch
+from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.timed_values import (
-    Limit,
     MomentText,
-    Number,
     RuleNames,
     Steps,
     high_everywhere,
@@ -213,31 +211,17 @@ class RuleEntry(BaseModel):
     wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
 
 
-High = Literal["high"]
+def _high(entry: Any) -> BeforeValidator:
+    return BeforeValidator(high_product, json_schema_input_type=Literal["high"] | entry)
 
 
 class SetEntry(BaseModel):
     """Products a switch sets: each high, or its operands as in a rule. Others stay as they were."""
 
     model_config = CONFIG
-    fprop: (
-        Annotated[
-            FpropEntry, BeforeValidator(high_product, json_schema_input_type=High | FpropEntry)
-        ]
-        | None
-    ) = _optional("The forward product.", "high")
-    dgrad: (
-        Annotated[
-            DgradEntry, BeforeValidator(high_product, json_schema_input_type=High | DgradEntry)
-        ]
-        | None
-    ) = _optional("The input's gradient.", "high")
-    wgrad: (
-        Annotated[
-            WgradEntry, BeforeValidator(high_product, json_schema_input_type=High | WgradEntry)
-        ]
-        | None
-    ) = _optional("The weight's gradient.", "high")
+    fprop: Annotated[FpropEntry, _high(FpropEntry)] | None = _optional("Y.", "high")
+    dgrad: Annotated[DgradEntry, _high(DgradEntry)] | None = _optional("dX.", "high")
+    wgrad: Annotated[WgradEntry, _high(WgradEntry)] | None = _optional("dW.", "high")
 
 
 class ScheduleEntry(BaseModel):
@@ -264,25 +248,9 @@ class ScheduleEntry(BaseModel):
     )
     match: MatchEntry = _optional("Which sites of these rules.", {"op": "linear"}, MatchEntry())
     set: Annotated[
-        SetEntry, BeforeValidator(high_everywhere, json_schema_input_type=High | SetEntry)
+        SetEntry,
+        BeforeValidator(high_everywhere, json_schema_input_type=Literal["high"] | SetEntry),
     ] = _key("high, or what products become.", {"fprop": "high"})
-
-
-class MonitorEntry(BaseModel):
-    """A number watched as a run goes."""
-
-    model_config = CONFIG
-    watch: Watch = _key(
-        "loss_spike (standard deviations above the mean), logit_sharpness, wgrad_error (relative).",
-        "loss_spike",
-    )
-    above: Limit | None = _optional("The limit.", 7)
-    every: Steps | None = _optional("Steps between two looks.", 50)
-    window: Number = _optional("loss_spike: how many steps the mean is of.", 100, 100)
-    action: Action = _optional("warn, or stop the run.", "warn", "warn")
-    name: Annotated[str, Field(min_length=1)] | None = _optional(
-        "What a schedule calls it; left out, what it watches.", "spikes"
-    )
 
 
 class CoverageEntry(BaseModel):

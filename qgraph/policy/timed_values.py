@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import PlainValidator, WithJsonSchema
 
 from qgraph.policy.timed import Moment
 from qgraph.policy.values import fault
@@ -75,7 +75,6 @@ MomentText = Annotated[
 ]
 Steps = Annotated[int, PlainValidator(_steps), WithJsonSchema({"type": "integer", "minimum": 1})]
 Limit = Annotated[float, PlainValidator(_limit), WithJsonSchema({"type": ["number", "string"]})]
-Number = Annotated[int, Field(ge=2, lt=MAX_STEPS), BeforeValidator(_steps)]
 RuleNames = Annotated[
     list[int | str],
     PlainValidator(_rule_names),
