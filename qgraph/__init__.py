@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         state_bytes,
         unpack_state_dict,
     )
+    from qgraph.training.run import Run
 
 _HOMES = {
+    "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
     "conversion": "qgraph.backend.convert",
@@ -42,7 +44,7 @@ _HOMES = {
     "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
+    "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion", "convert", "coverage",
     "load", "load_policy", "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 

@@ -97,6 +97,7 @@ class Match:
     blocks: tuple[tuple[int, int], ...] | None = None
     first_blocks: BlockCount | None = None
     last_blocks: BlockCount | None = None
+    also: tuple[Match, ...] = ()  # what must hold as well, where a schedule speaks of some sites
 
     @property
     def asks_block(self) -> bool:
@@ -105,8 +106,10 @@ class Match:
 
     def matches(self, site: SiteFacts) -> bool:
         """Whether the rule speaks about `site`."""
-        return self.matches_outside_blocks(site) and (
-            not self.asks_block or self._names_block(site.block, site.block_count)
+        return (
+            self.matches_outside_blocks(site)
+            and (not self.asks_block or self._names_block(site.block, site.block_count))
+            and all(match.matches(site) for match in self.also)
         )
 
     def matches_outside_blocks(self, site: SiteFacts) -> bool:
@@ -141,6 +144,7 @@ class Match:
             _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
             _phrase("first_blocks", None if self.first_blocks is None else [self.first_blocks]),
             _phrase("last_blocks", None if self.last_blocks is None else [self.last_blocks]),
+            *map(str, self.also),
         ]
         return ", ".join(word for word in words if word) or "everything"
 
