@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
+    from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
 
 _HOMES = {
+    "CheckpointCallback": "qgraph.training.checkpoint",
+    "last_checkpoint": "qgraph.training.checkpoint",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
     "conversion": "qgraph.backend.convert",
@@ -32,8 +35,8 @@ _HOMES = {
     "load_policy": "qgraph.policy",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
-    "load", "load_policy",
+    "CheckpointCallback", "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion",
+    "convert", "coverage", "last_checkpoint", "load", "load_policy",
 ]  # fmt: skip
 
 
