@@ -102,8 +102,9 @@ def checkpoint_step(path: str | os.PathLike[str]) -> int:
 
 def load_finished(trainer: Trainer, path: str) -> None:
     """Give a Trainer the weights and the log of a run that ended at checkpoint `path`."""
+    model: Any = trainer.model
     for file in sorted(Path(path).glob("*.safetensors")):
-        trainer.model.load_state_dict(load_file(file), strict=False)  # of tied weights there is one
+        model.load_state_dict(load_file(file), strict=False)  # of tied weights there is one
     trainer.state = TrainerState.load_from_json(str(Path(path) / "trainer_state.json"))
 
 
