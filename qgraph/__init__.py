@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
+    from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
     from qgraph.training.optimizer import (
         optimizer_for,
         quantize_optimizer,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from qgraph.training.run import Run
 
 _HOMES = {
+    "CheckpointCallback": "qgraph.training.checkpoint",
+    "last_checkpoint": "qgraph.training.checkpoint",
     "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
@@ -44,8 +47,9 @@ _HOMES = {
     "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion", "convert", "coverage",
-    "load", "load_policy", "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
+    "CheckpointCallback", "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion",
+    "convert", "coverage", "last_checkpoint", "load", "load_policy", "optimizer_for",
+    "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 
 
