@@ -5,6 +5,7 @@ from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.processes import Processes, Split
 from qgraph.passes.report import Entry, OperandEntry, Report, make_totals, read_report, report_json
 from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
@@ -18,8 +19,10 @@ __all__ = [
     "Operand",
     "OperandEntry",
     "Plan",
+    "Processes",
     "Report",
     "Site",
+    "Split",
     "Target",
     "block_of",
     "find_sites",

@@ -78,6 +78,11 @@ class Report:
             seen[key] = seen.get(key, -1) + 1
             self.products[(frame, *key, seen[key])] = entry
 
+    def __str__(self) -> str:
+        from qgraph.passes.table import report_text  # it reads this file
+
+        return report_text(self).rstrip("\n")
+
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Every product, in graph order."""

@@ -59,9 +59,9 @@ def check(
     An editor that knows YAML schemas completes keys where the policy begins with
     # yaml-language-server: $schema=policy.schema.json
 
-    JSON keys: name, source, path, fingerprint, stochastic, rules (one line each), resolved, warnings
-    (name, place, problem, fix, source), and with --model unused_rules (rule, why), products,
-    quantized (counts), share (of FLOPs).
+    JSON keys: name, source, path, fingerprint, stochastic, rules, schedule, monitors (one line each),
+    resolved, warnings (name, place, problem, fix, source), and with --model unused_rules (rule, why),
+    products, quantized (counts), share (of FLOPs).
     """
     if schema:
         sys.stdout.write(json.dumps(policy_json_schema(), indent=1) + "\n")
@@ -110,6 +110,8 @@ def _json(found: Policy, warnings: list[Finding], look: Look | None) -> dict[str
         "fingerprint": found.fingerprint(),
         "stochastic": found.stochastic,
         "rules": [rule.text for rule in found.rules],
+        "schedule": [switch.text for switch in found.schedule],
+        "monitors": [monitor.text for monitor in found.monitors],
         "resolved": found.to_dict(),
         "warnings": [asdict(finding) for finding in warnings],
     }
@@ -144,6 +146,8 @@ def _text(found: Policy, warnings: list[Finding], look: Look | None) -> list[str
                 )
             lines.append(f"    {role}: {', '.join(words)}")
     lines += [f"  {line}" for line in _memory_lines(found)]
+    lines += [f"  {switch.key}: {switch.text}" for switch in found.schedule]
+    lines += [f"  {monitor.key}: {monitor.text}" for monitor in found.monitors]
     if look is not None:
         lines.append(
             f"on {look.source}: {len(look.report.quantized)} of {len(look.entries)} products, "

@@ -122,8 +122,12 @@ def read_curves(source: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         losses = {str(k): [[s, v] for s, v in points] for k, points in found["losses"].items()}
-        keys = ("policy", "baseline", "held_out", "gap_percent", "step_ratio")
-        return {"losses": losses, **{key: found[key] for key in keys}}
+        keys = ("baseline", "held_out", "gap_percent", "step_ratio")
+        return {
+            "policy": str(found["policy"]),
+            "losses": losses,
+            **{key: found.get(key) for key in keys},
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error!r}", "train again") from error
 

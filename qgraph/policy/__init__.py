@@ -22,11 +22,13 @@ from qgraph.policy.selector import (
     SiteFacts,
     products_of,
 )
+from qgraph.policy.stages import check_run, stage
+from qgraph.policy.timed import PLATEAU, Moment, Monitor, Switch
 
 __all__ = [
-    "ATTENTION", "HIGH", "OPS", "ROLES", "BlockCount", "Decision", "Match", "Op", "OperandPolicy",
-    "OptimizerPolicy", "ParameterPolicy", "Policy", "Role", "Rule", "SiteFacts", "StashRule",
-    "Stored", "Transform", "check_blocks", "decide", "dump_policy", "load_policy",
-    "load_policy_dict", "load_policy_text", "percent", "policy_json_schema", "products_of",
-    "recipe_names", "unused_rules", "why_unused",
+    "ATTENTION", "HIGH", "OPS", "PLATEAU", "ROLES", "BlockCount", "Decision", "Match", "Moment", "Monitor",
+    "Op", "OperandPolicy", "OptimizerPolicy", "ParameterPolicy", "Policy", "Role", "Rule", "SiteFacts",
+    "StashRule", "Stored", "Switch", "Transform", "check_blocks", "check_run", "decide", "dump_policy",
+    "load_policy", "load_policy_dict", "load_policy_text", "percent", "policy_json_schema", "products_of",
+    "recipe_names", "stage", "unused_rules", "why_unused",
 ]  # fmt: skip

@@ -119,6 +119,11 @@ class ParameterPolicy:
     keep: tuple[str, ...] = ()
 
     @property
+    def updates(self) -> bool:
+        """Whether updates are computed in fp32 and not in the storage dtype."""
+        return self.master is not None or self.rounding != "nearest"
+
+    @property
     def facts(self) -> dict[str, object]:
         """All that changes numbers."""
         return {**self.entry, "keep": sorted(set(self.keep))}

@@ -16,6 +16,7 @@ from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
 from qgraph.policy.selector import Match, Role, match_entry
+from qgraph.policy.timed import Moment, Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
 Signs = Literal["te", "none", "run", "site", "step"]
@@ -81,7 +82,8 @@ HIGH = OperandPolicy()
 class Rule:
     """One entry of `rules`: the sites it speaks about, and what happens to them.
 
-    `places` says where each block selector stands in the file.
+    `places` says where each block selector stands in the file; `notes`, of a switched rule, why a
+    product is high.
     """
 
     number: int  # from 1, in file order
@@ -90,11 +92,17 @@ class Rule:
     keep: bool
     products: Mapping[Role, Mapping[str, OperandPolicy]]
     places: Mapping[str, Place] = field(default_factory=dict)
+    name: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """The rule in one line."""
-        does = "keep high" if self.keep else f"quantize {', '.join(self.products)}"
+        does = (
+            "keep high"
+            if self.keep or not self.products
+            else f"quantize {', '.join(self.products)}"
+        )
         return f"{self.title}: {does}"
 
     @property
@@ -109,6 +117,7 @@ class Policy:
 
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
+    `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
     """
 
     name: str
@@ -120,11 +129,14 @@ class Policy:
     optimizer: OptimizerPolicy | None = None
     parameters: ParameterPolicy | None = None
     stash: tuple[StashRule, ...] = ()
+    schedule: tuple[Switch, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
 
     @property
     def operands(self) -> Iterator[OperandPolicy]:
-        """Every operand the rules name."""
-        return (o for rule in self.rules for p in rule.products.values() for o in p.values())
+        """Every operand the rules and the schedule name."""
+        entries: tuple[Rule | Switch, ...] = (*self.rules, *self.schedule)
+        return (o for entry in entries for p in entry.products.values() for o in p.values())
 
     @property
     def quantizes(self) -> bool:
@@ -154,6 +166,9 @@ class Policy:
             facts["parameters"] = self.parameters.facts
         if self.stash:
             facts["stash"] = [rule.facts for rule in self.stash]
+        if self.schedule:
+            facts["schedule"] = [_switch_entry(switch) for switch in self.schedule]
+            facts["monitors"] = [_monitor_entry(monitor) for monitor in self.monitors]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -178,6 +193,8 @@ class Policy:
             "transforms": transforms,
             "rules": [_rule_entry(rule) for rule in self.rules],
             **self._memory_entries(),
+            **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
+            **({"monitors": [*map(_monitor_entry, self.monitors)]} if self.monitors else {}),
         }
 
     def _memory_entries(self) -> dict[str, object]:
@@ -204,7 +221,12 @@ def _rule_facts(rule: Rule) -> dict[str, object]:
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
-    return {"match": match, "products": {role: facts for role, facts in products.items() if facts}}
+    also = {"also": [*map(match_entry, rule.match.also)]} if rule.match.also else {}
+    return {
+        "match": match,
+        **also,
+        "products": {role: facts for role, facts in products.items() if facts},
+    }
 
 
 def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
@@ -228,11 +250,45 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
     entry: dict[str, object] = {"match": match_entry(rule.match)}
+    if rule.name:
+        entry["name"] = rule.name
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
         entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
     return entry
+
+
+def _switch_entry(switch: Switch) -> dict[str, object]:
+    moments = {"at": switch.at, "every": switch.every, "for": switch.lasts, "until": switch.until}
+    entry: dict[str, object] = {
+        word: _moment_entry(m) for word, m in moments.items() if m is not None
+    }
+    entry |= {"on": switch.on} if switch.on else {}
+    if switch.patience:
+        entry |= {"patience": switch.patience, "improvement": percent(switch.improvement)}
+    entry |= {"rule": list(switch.rules)} if switch.rules is not None else {}
+    entry["match"] = match_entry(switch.match)
+    entry["set"] = {
+        role: {kind: _operand_entry(o) for kind, o in product.items()} or "high"
+        for role, product in switch.products.items()
+    }
+    return entry
+
+
+def _moment_entry(moment: Moment) -> object:
+    return percent(moment.amount) if moment.percent else int(moment.amount)
+
+
+def _monitor_entry(monitor: Monitor) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": monitor.name,
+        "watch": monitor.watch,
+        "above": f"{monitor.above:g}",
+        "every": monitor.every,
+        "action": monitor.action,
+    }
+    return entry | ({"window": monitor.window} if monitor.watch == "loss_spike" else {})
 
 
 def _operand_entry(operand: OperandPolicy) -> object:

@@ -97,6 +97,7 @@ class Match:
     blocks: tuple[tuple[int, int], ...] | None = None
     first_blocks: BlockCount | None = None
     last_blocks: BlockCount | None = None
+    also: tuple[Match, ...] = ()  # what must hold as well, where a schedule speaks of some sites
 
     @property
     def asks_block(self) -> bool:
@@ -105,8 +106,10 @@ class Match:
 
     def matches(self, site: SiteFacts) -> bool:
         """Whether the rule speaks about `site`."""
-        return self.matches_outside_blocks(site) and (
-            not self.asks_block or self._names_block(site.block, site.block_count)
+        return (
+            self.matches_outside_blocks(site)
+            and (not self.asks_block or self._names_block(site.block, site.block_count))
+            and all(match.matches(site) for match in self.also)
         )
 
     def matches_outside_blocks(self, site: SiteFacts) -> bool:
@@ -114,7 +117,10 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
-            and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
+            and (
+                self.modules is None
+                or any(names_module(glob, site.module) for glob in self.modules)
+            )
         )
 
     def _names_attention(self, op: str) -> bool:
@@ -138,6 +144,7 @@ class Match:
             _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
             _phrase("first_blocks", None if self.first_blocks is None else [self.first_blocks]),
             _phrase("last_blocks", None if self.last_blocks is None else [self.last_blocks]),
+            *map(str, self.also),
         ]
         return ", ".join(word for word in words if word) or "everything"
 
@@ -167,7 +174,8 @@ def match_entry(match: Match) -> dict[str, object]:
     return entry
 
 
-def _names(glob: str, module: str) -> bool:
+def names_module(glob: str, module: str) -> bool:
+    """Whether a glob, or the last parts of a path, name a module."""
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
     return module == glob or module.endswith(f".{glob}")

@@ -76,7 +76,7 @@ function curvesPage() {
   let html = `<h2>training</h2>${drawCurves(curves.losses, "training loss, nats per token")}`;
   const held = Object.entries(curves.held_out || {});
   if (held.length) html += `<table><tr><th>policy<th>held-out loss</tr>${held.map(([n, v]) => `<tr><td>${escapeText(n)}<td class="n">${v.toFixed(4)}`).join("")}</table>`;
-  if (curves.gap_percent !== undefined) html += `<p>gap to ${escapeText(curves.baseline)}: ${curves.gap_percent.toFixed(2)}%</p>`;
+  if (curves.gap_percent != null) html += `<p>gap to ${escapeText(curves.baseline)}: ${curves.gap_percent.toFixed(2)}%</p>`;
   for (const [name, series] of Object.entries(curves.telemetry || {})) html += `<h3>${escapeText(name)}</h3>${drawCurves(series, name)}`;
   return html;
 }
