@@ -1,6 +1,7 @@
 "use strict";
 // Ties data, graph and panel together.
 
+performance.mark("start");
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const { root, index } = makeTree(DATA.sites);
 const numbers = new Map(DATA.sites.map((site, i) => [site.name, i]));
@@ -176,3 +177,4 @@ element("legend").innerHTML = Object.entries(DATA.colours).map(([name, colour]) 
 build();
 cy.fit(undefined, 30);
 show("product");
+performance.measure("ready", "start");
