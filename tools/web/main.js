@@ -78,6 +78,7 @@ function build() {
     seen.add(key);
     elements.push({ data: { id: "e:" + key, source, target }, classes: ahead ? "" : "back" });
   }
+  for (const one of elements) one.pannable = true; // dragging a box moves the view
   cy.batch(() => { cy.elements().remove(); cy.add(elements); });
   if (selected) cy.getElementById(selected).addClass("picked");
 }
