@@ -15,6 +15,7 @@ from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.convert import convert
 from qgraph.tools.formats import formats
+from qgraph.tools.recipes import recipes
 from qgraph.tools.train import train
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats):
+for command in (convert, train, bench, check, formats, recipes):
     app.command()(command)
 
 

@@ -20,7 +20,7 @@ from qgraph.errors import ModelError
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import Report, Target
-from qgraph.policy import Policy, check_blocks, load_policy
+from qgraph.policy import Policy, check_blocks, check_parts, load_policy
 
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
 # The compiled call refers to its model, so only a weak reference to it lets the model go.
@@ -57,7 +57,7 @@ def compile(
 
     A policy's `coverage` is held at each training call that compiled something: it raises PolicyError.
 
-    Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
+    Raises: PolicyError if the policy is wrong, or names blocks or parts the model does not have;
         ModelError if `model` is not a module, the target is unknown or `options` names a backend.
     """
     if not isinstance(model, nn.Module):
@@ -66,6 +66,7 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
+    check_parts(chosen, outline.modules.values())
     check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)

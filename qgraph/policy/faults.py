@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from qgraph.errors import PolicyError
 from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.schema import (
+    ClaimEntry,
     CoverageEntry,
     DgradEntry,
     FormatEntry,
@@ -50,6 +51,7 @@ WANTED = {
     "string_type": "a name",
 }
 ENTRIES: dict[str, type[BaseModel]] = {
+    "claims": ClaimEntry, "keep": MatchEntry,
     "formats": FormatEntry, "transforms": TransformEntry, "rules": RuleEntry, "match": MatchEntry,
     "fprop": FpropEntry, "dgrad": DgradEntry, "wgrad": WgradEntry,
 }  # fmt: skip
@@ -140,7 +142,7 @@ def _model_at(path: Path) -> type[BaseModel]:
             return PolicyFile
         case ("coverage",):
             return CoverageEntry
-        case ("formats" | "transforms" | "rules" as group, _):
+        case ("formats" | "transforms" | "rules" | "keep" | "claims" as group, _):
             return ENTRIES[group]
         case ("rules", _, str() as part):
             return ENTRIES[part]
@@ -152,6 +154,8 @@ def _example(path: Path) -> str:
     word = next((step for step in reversed(path) if isinstance(step, str)), "")
     if path[:1] == ("rules",) and len(path) == 2:
         return f"write {_flow(EXAMPLES['rules'][0])}"
+    if path[:1] == ("keep",) and len(path) < 3:
+        return "write keep: [{group: head}]"
     if len(path) == 2 and path[0] in NAMED:
         return f"write {shown(word)}: {_flow(NAMED[str(path[0])])}"
     return f"write {shown(word)}: {_flow(EXAMPLES.get(word, '...'))}"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from qgraph.errors import Place
 from qgraph.formats import BlockFormat, Gradient, Rounding
@@ -89,6 +89,12 @@ class Rule:
     keep: bool
     products: Mapping[Role, Mapping[str, OperandPolicy]]
     places: Mapping[str, Place] = field(default_factory=dict)
+    key: str = ""  # where its selectors stand: rules[0].match, keep[0]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the rule stores an operand in fewer bits."""
+        return any(o.quantizes for product in self.products.values() for o in product.values())
 
     @property
     def text(self) -> str:
@@ -106,12 +112,15 @@ class Rule:
 class Policy:
     """Rules in file order; the first that matches a site decides.
 
+    `page` and `claims` describe it: to people, and to whoever checks the report against them.
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
     """
 
     name: str
     source: str = ""
+    page: str = ""
+    claims: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     path: str = ""
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
@@ -138,6 +147,9 @@ class Policy:
         ranges = (operand.format.scale.range for operand in self.operands if operand.format)
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
 
+    def _groups(self) -> dict[str, list[str]]:
+        return {g.name: list(g.modules) for r in self.rules for g in r.match.groups or ()}
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
         facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
@@ -163,6 +175,7 @@ class Policy:
             ),
             "formats": formats,
             "transforms": transforms,
+            **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
         }
 
@@ -173,9 +186,14 @@ def percent(share: Fraction) -> str:
 
 
 def _rule_facts(rule: Rule) -> dict[str, object]:
-    match = _match_entry(rule.match)
-    if rule.match.modules is not None:
-        match["module"] = sorted(set(rule.match.modules))
+    match: dict[str, Any] = _match_entry(rule.match)
+    modules, groups = rule.match.modules, rule.match.groups
+    if groups is not None:  # what a group holds changes numbers, its name does not
+        match["group"] = sorted({glob for group in groups for glob in group.modules})
+        if modules is None and not any(glob.startswith("!") for glob in match["group"]):
+            match["module"] = match.pop("group")
+    if modules is not None:
+        match["module"] = sorted(set(modules))
     products = {
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
@@ -213,7 +231,13 @@ def _rule_entry(rule: Rule) -> dict[str, object]:
 
 def _match_entry(match: Match) -> dict[str, object]:
     entry: dict[str, object] = {}
-    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
+    groups = match.groups and [group.name for group in match.groups]
+    for key, value in (
+        ("op", match.ops),
+        ("group", groups),
+        ("module", match.modules),
+        ("role", match.roles),
+    ):
         if value is not None:
             entry[key] = list(value)
     if match.blocks is not None:

@@ -10,6 +10,7 @@ from qgraph.errors import FormatError, Place
 from qgraph.formats import (
     NAMED,
     BlockFormat,
+    Rounding,
     find_element,
     make_format,
     make_scale,
@@ -17,8 +18,9 @@ from qgraph.formats import (
 )
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
-from qgraph.policy.document import Document, Path, shown
+from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.faults import nearest
+from qgraph.policy.groups import GROUPS
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
 from qgraph.policy.schema import (
     FormatEntry,
@@ -28,7 +30,7 @@ from qgraph.policy.schema import (
     RuleEntry,
     TransformEntry,
 )
-from qgraph.policy.selector import OPS, ROLES, Match, Role, products_of
+from qgraph.policy.selector import OPS, ROLES, Group, Match, Role, products_of
 
 BLOCK_KEYS = ("blocks", "first_blocks", "last_blocks")
 
@@ -36,7 +38,9 @@ BLOCK_KEYS = ("blocks", "first_blocks", "last_blocks")
 @dataclass(frozen=True, kw_only=True)
 class _Names:
     formats: Mapping[str, BlockFormat]
+    roundings: Mapping[str, Rounding]
     transforms: Mapping[str, Transform]
+    groups: Mapping[str, Group]
     document: Document
 
 
@@ -51,16 +55,26 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         raise document.fault(("name",), f"'{file.name}' is no name for a policy", fix)
     names = _Names(
         formats={name: _format(name, e, document) for name, e in file.formats.items()},
+        roundings={name: entry.rounding for name, entry in file.formats.items()},
         transforms={name: _transform(name, e, document) for name, e in file.transforms.items()},
+        groups={
+            name: Group(name=name, modules=tuple(modules))
+            for name, modules in {**GROUPS, **file.groups}.items()
+        },
         document=document,
     )
     policy = Policy(
         name=file.name,
         source=file.source,
+        page=file.page.strip(),
+        claims={group: entry.model_dump() for group, entry in file.claims.items()},
         path=document.file,
         ragged=file.ragged,
         min_flops=None if file.coverage is None else file.coverage.min_flops,
-        rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
+        rules=(
+            *(_keep(i, entry, names) for i, entry in enumerate(file.keep)),
+            *(_rule(i, entry, len(file.keep), names) for i, entry in enumerate(file.rules)),
+        ),
     )
     if policy.name != "high" and not any(operand.changes for operand in policy.operands):
         fix = "give an operand a format, or name the policy high"
@@ -103,7 +117,7 @@ _MX_DIALECTS: dict[str, ScaleRounding] = {"ocp": "floor", "rceil": "rceil"}
 
 
 def _transform(name: str, entry: TransformEntry, document: Document) -> Transform:
-    if entry.signs == "te" and entry.hadamard != 16:
+    if entry.signs == "te" and entry.hadamard not in (0, 16):
         problem = f"there are 16 te signs, and the rotation takes {entry.hadamard}"
         fix = "write hadamard: 16, or signs: none"
         raise document.fault(("transforms", name, "signs"), problem, fix)
@@ -116,7 +130,17 @@ def _transform(name: str, entry: TransformEntry, document: Document) -> Transfor
     )
 
 
-def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
+def _keep(index: int, entry: MatchEntry, names: _Names) -> Rule:
+    path: Path = ("keep", index)
+    match = _match(entry, path, names)
+    _check_match_roles(match, (*path, "role"), names.document)
+    return Rule(
+        number=index + 1, place=names.document.values[path], match=match, keep=True, products={},
+        places=_block_places(path, names.document), key=key_text(path),
+    )  # fmt: skip
+
+
+def _rule(index: int, entry: RuleEntry, before: int, names: _Names) -> Rule:
     path: Path = ("rules", index)
     document = names.document
     roles = [word for word in document.words(path) if word in ROLES]
@@ -126,22 +150,28 @@ def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
     if not entry.keep and not roles:
         fix = "write keep: high, or a product: fprop, dgrad or wgrad"
         raise document.fault(path, "the rule says nothing about the sites it matches", fix)
-    match = _match(entry.match)
+    match = _match(entry.match, (*path, "match"), names)
     _check_match_roles(match, (*path, "match", "role"), document)
     products = {role: _product(role, entry, match, path, names) for role in ROLES if role in roles}
     return Rule(
-        number=index + 1,
+        number=before + index + 1,
         place=document.values[path],
         match=match,
         keep=entry.keep is not None,
         products=products,
         places=_block_places((*path, "match"), document),
+        key=key_text((*path, "match")),
     )
 
 
-def _match(entry: MatchEntry) -> Match:
+def _match(entry: MatchEntry, path: Path, names: _Names) -> Match:
+    for name in entry.group or ():
+        if name not in names.groups:
+            fix = nearest(name, names.groups)
+            raise names.document.fault((*path, "group"), f"unknown group '{shown(name)}'", fix)
     return Match(
         ops=None if entry.op is None else tuple(op for op in OPS if op in entry.op),
+        groups=None if entry.group is None else tuple(names.groups[name] for name in entry.group),
         modules=None if entry.module is None else tuple(entry.module),
         roles=None if entry.role is None else tuple(role for role in ROLES if role in entry.role),
         blocks=None if entry.blocks is None else tuple(entry.blocks),
@@ -198,8 +228,9 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     fmt = names.formats.get(entry.format)
     if fmt is None and entry.format != "high":
         fmt = _undeclared(entry.format, (*path, "format"), names)
-    if fmt is None and entry.rounding != NEAREST:
-        problem = f"{entry.rounding.mode} rounding needs a format to round to"
+    rounding = entry.rounding or names.roundings.get(entry.format, NEAREST)
+    if fmt is None and rounding != NEAREST:
+        problem = f"{rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
     transform = None
     if entry.transform is not None:
@@ -210,9 +241,11 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
             if names.transforms:
                 fix = nearest(entry.transform, names.transforms)
             raise document.fault((*path, "transform"), problem, fix)
-    _check_gradient(entry, transform, fmt, path, document)
+        if not transform.hadamard:
+            transform = None
+    _check_gradient(entry, rounding, transform, fmt, path, document)
     return OperandPolicy(
-        format=fmt, rounding=entry.rounding, transform=transform, gradient=entry.gradient
+        format=fmt, rounding=rounding, transform=transform, gradient=entry.gradient
     )
 
 
@@ -232,6 +265,7 @@ def _undeclared(text: str, path: Path, names: _Names) -> BlockFormat:
 
 def _check_gradient(
     entry: OperandEntry,
+    rounding: Rounding,
     transform: Transform | None,
     fmt: BlockFormat | None,
     path: Path,
@@ -250,7 +284,7 @@ def _check_gradient(
     if transform is not None:
         problem = "the gradient of a rotated operand is straight through"
         raise document.fault(where, problem, "remove gradient or transform", at_key=True)
-    if fmt.scale.random or (entry.gradient.absmax and entry.rounding.random):
+    if fmt.scale.random or (entry.gradient.absmax and rounding.random):
         problem = f"the gradient {entry.gradient} needs numbers that are not drawn at random"
         raise document.fault(where, problem, "round to nearest, or remove gradient", at_key=True)
     if entry.gradient.absmax and str(fmt.scale.range) != "absmax":

@@ -83,15 +83,31 @@ class BlockCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """A named part of a model, by module globs; one that begins with `!` takes modules out again."""
+
+    name: str
+    modules: tuple[str, ...]
+
+    def names(self, module: str) -> bool:
+        """Whether `module` is in the group."""
+        inside = any(_names(glob, module) for glob in self.modules if not glob.startswith("!"))
+        return inside and not any(
+            _names(glob[1:], module) for glob in self.modules if glob.startswith("!")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Match:
     """The sites a rule speaks about; None asks for nothing.
 
-    All of `ops`, `modules` and `roles` must hold. `blocks` holds first and last index of each
+    All of `ops`, `groups`, `modules` and `roles` must hold. `blocks` holds first and last index of each
     range, negative from the end. Where `blocks`, `first_blocks` or `last_blocks` are given, a
     site matches if one of them names its block, and a site outside any block does not match.
     """
 
     ops: tuple[Op, ...] | None = None
+    groups: tuple[Group, ...] | None = None
     modules: tuple[str, ...] | None = None
     roles: tuple[Role, ...] | None = None
     blocks: tuple[tuple[int, int], ...] | None = None
@@ -114,6 +130,7 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
+            and (self.groups is None or any(g.names(site.module) for g in self.groups))
             and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
         )
 
@@ -133,6 +150,7 @@ class Match:
     def __str__(self) -> str:
         words = [
             _phrase("op", self.ops),
+            _phrase("group", self.groups and [group.name for group in self.groups]),
             _phrase("module", self.modules),
             _phrase("role", self.roles),
             _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
