@@ -19,6 +19,7 @@ from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
 from qgraph.tools.inspect import inspect
 from qgraph.tools.predict import predict
+from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
 from qgraph.tools.train import train
 
@@ -29,7 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, inspect, explain, diff, report, check, formats, predict):
+for command in (
+    convert, train, bench, inspect, explain, diff, report, check, formats, recipes, predict,
+):  # fmt: skip
     app.command()(command)
 
 
