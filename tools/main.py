@@ -13,6 +13,7 @@ import typer
 from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
+from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
 from qgraph.tools.formats import formats
 from qgraph.tools.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats):
+for command in (convert, train, bench, compile, check, formats):
     app.command()(command)
 
 

@@ -50,6 +50,7 @@ _METHODS = {
 @contextmanager
 def standing_in(chip: Chip) -> Iterator[None]:
     """Let torch and Triton see one device of this kind; restore everything at the end, errors too."""
+    from torch._inductor.runtime import triton_helpers
     from triton.runtime import driver
 
     with ExitStack() as stack:
@@ -65,6 +66,7 @@ def standing_in(chip: Chip) -> Iterator[None]:
         # Fake tensors must go on knowing that there is no device.
         absent = property(lambda _: True)
         stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", absent))
+        stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu", lambda: None))
         for name, method in _METHODS.items():
             stack.enter_context(mock.patch.object(FakeTensor, name, method, create=True))
         _forget()
