@@ -13,6 +13,7 @@ import typer
 from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
+from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
 from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    convert, train, bench, inspect, explain, diff, report, check, formats, recipes, predict,
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes, predict,
 ):  # fmt: skip
     app.command()(command)
 
