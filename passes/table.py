@@ -64,7 +64,7 @@ def table_lines(entries: Sequence[Entry], width: int = 100) -> list[str]:
     whole = sum(entry.flops for entry in entries) or 1
     lines: list[str] = []
     table = [
-        (row.module or "(root)", _cells(row, whole), _operand_text(row.first))
+        (row.module or "(root)", _cells(row, whole), operand_text(row.first))
         for row in make_rows(entries)
     ]
     widths = [max((len(cells[i]) for _, cells, _ in table), default=0) for i in range(4)]
@@ -129,7 +129,8 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
         yield f"quantization runs on: {report.lowering}"
 
 
-def _operand_text(entry: Entry) -> str:
+def operand_text(entry: Entry) -> str:
+    """Return what is done to a product's operands, as the table says it."""
     if entry.status != "quantized":
         # A rule is spelt out in the totals; here its number is enough.
         return "high: " + re.sub(r"^kept: (rule [0-9]+) .*", r"\1", entry.reason)

@@ -13,12 +13,14 @@ import typer
 from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
+from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
 from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
 from qgraph.tools.inspect import inspect
 from qgraph.tools.predict import predict
+from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
 from qgraph.tools.train import train
 
@@ -30,7 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, inspect, explain, diff, report, check, formats, predict):
+for command in (
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes, predict,
+):  # fmt: skip
     app.command()(command)
 
 

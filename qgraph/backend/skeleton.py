@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 from transformers.initialization import no_init_weights
 
-from qgraph.backend.models import _model_class, load_config
+from qgraph.backend.models import model_class, load_config
 
 
 def load_skeleton(name: str) -> Any:
@@ -20,7 +20,7 @@ def load_skeleton(name: str) -> Any:
     """
     config = load_config(name)
     kind = (
-        transformers.LlamaForCausalLM if name.startswith("preset:") else _model_class(name, config)
+        transformers.LlamaForCausalLM if name.startswith("preset:") else model_class(name, config)
     )
     dtype = {} if name.startswith("preset:") else {"dtype": config.dtype}
     with no_init_weights():

@@ -21,6 +21,7 @@ from qgraph.policy.memory_schema import (
 )
 from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.schema import (
+    ClaimEntry,
     CoverageEntry,
     DgradEntry,
     FormatEntry,
@@ -63,6 +64,7 @@ WANTED = {
     "string_type": "a name",
 }
 ENTRIES: dict[str, type[BaseModel]] = {
+    "claims": ClaimEntry, "keep": MatchEntry,
     "formats": FormatEntry, "transforms": TransformEntry, "rules": RuleEntry, "match": MatchEntry,
     "fprop": FpropEntry, "dgrad": DgradEntry, "wgrad": WgradEntry, "schedule": ScheduleEntry,
     "monitors": MonitorEntry, "set": SetEntry,
@@ -165,7 +167,16 @@ def _model_at(path: Path) -> type[BaseModel]:
             return StashEntry
         case ("stash", _, "match"):
             return StashMatchEntry
-        case ("formats" | "transforms" | "rules" | "schedule" | "monitors" as group, _):
+        case (
+            "formats"
+            | "transforms"
+            | "rules"
+            | "schedule"
+            | "monitors"
+            | "keep"
+            | "claims" as group,
+            _,
+        ):
             return ENTRIES[group]
         case ("rules" | "schedule", _, str() as part) | ("schedule", _, "set", str() as part):
             return ENTRIES[part]
@@ -179,6 +190,8 @@ def _example(path: Path) -> str:
         return f"write {shown(word)}: int8/row/fp32"
     if path[:1] in (("rules",), ("schedule",), ("monitors",)) and len(path) == 2:
         return f"write {_flow(EXAMPLES[str(path[0])][0])}"
+    if path[:1] == ("keep",) and len(path) < 3:
+        return "write keep: [{group: head}]"
     if len(path) == 2 and path[0] in NAMED:
         return f"write {shown(word)}: {_flow(NAMED[str(path[0])])}"
     return f"write {shown(word)}: {_flow(EXAMPLES.get(word, '...'))}"

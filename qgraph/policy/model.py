@@ -94,6 +94,12 @@ class Rule:
     places: Mapping[str, Place] = field(default_factory=dict)
     name: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""  # where its selectors stand: rules[0].match, keep[0]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the rule stores an operand in fewer bits."""
+        return any(o.quantizes for product in self.products.values() for o in product.values())
 
     @property
     def text(self) -> str:
@@ -115,6 +121,7 @@ class Rule:
 class Policy:
     """Rules in file order; the first that matches a site decides.
 
+    `page` and `claims` describe it: to people, and to whoever checks the report against them.
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
     `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
@@ -122,6 +129,8 @@ class Policy:
 
     name: str
     source: str = ""
+    page: str = ""
+    claims: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     path: str = ""
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
@@ -153,6 +162,9 @@ class Policy:
         """How many past steps delayed ranges look at; 0 without any."""
         ranges = (operand.format.scale.range for operand in self.operands if operand.format)
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
+
+    def _groups(self) -> dict[str, list[str]]:
+        return {g.name: list(g.modules) for r in self.rules for g in r.match.groups or ()}
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
@@ -191,6 +203,7 @@ class Policy:
             ),
             "formats": formats,
             "transforms": transforms,
+            **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
             **self._memory_entries(),
             **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
@@ -215,8 +228,14 @@ def percent(share: Fraction) -> str:
 
 def _rule_facts(rule: Rule) -> dict[str, object]:
     match = match_entry(rule.match)
-    if rule.match.modules is not None:
-        match["module"] = sorted(set(rule.match.modules))
+    modules, groups = rule.match.modules, rule.match.groups
+    if groups is not None:  # what a group holds changes numbers, its name does not
+        found = sorted({glob for group in groups for glob in group.modules})
+        match["group"] = found
+        if modules is None and not any(glob.startswith("!") for glob in found):
+            match["module"] = match.pop("group")
+    if modules is not None:
+        match["module"] = sorted(set(modules))
     products = {
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
