@@ -26,7 +26,8 @@ from qgraph.tools.train import train
 
 INTERRUPTED = 130
 app = typer.Typer(
-    help="Low-precision training by rewriting the training graph.",
+    help="Low-precision training by rewriting the training graph. For example: qgraph convert "
+    "preset:tiny-llama --policy nvfp4 --out model, then qgraph report model.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

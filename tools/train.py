@@ -53,6 +53,8 @@ def train(
 ) -> None:
     """Train MODEL under POLICY and under BASELINE, same seeds and data order, and compare.
 
+    For example: qgraph train preset:tiny-llama --policy nvfp4 --text corpus.txt --out run
+
     With --save-every N the run can be broken off at any time; --resume then gives the bits of a run that
     never was: qgraph train MODEL --policy nvfp4 --save-every 50 --out RUN, then the same and --resume.
 
