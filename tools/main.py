@@ -16,6 +16,7 @@ from qgraph.tools.check import check
 from qgraph.tools.convert import convert
 from qgraph.tools.formats import formats
 from qgraph.tools.recipes import recipes
+from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats, recipes):
+for command in (convert, train, bench, check, formats, recipes, reproduce):
     app.command()(command)
 
 
