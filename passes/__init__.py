@@ -5,19 +5,24 @@ from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
-from qgraph.passes.report import Report, make_totals, report_json
+from qgraph.passes.processes import Processes, Split
+from qgraph.passes.report import Entry, OperandEntry, Report, make_totals, read_report, report_json
 from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
-from qgraph.passes.table import make_rows, report_text
+from qgraph.passes.table import make_rows, report_text, table_lines
 from qgraph.passes.text import graph_text
 
 __all__ = [
     "PASSES",
+    "Entry",
     "GraphFacts",
     "Operand",
+    "OperandEntry",
     "Plan",
+    "Processes",
     "Report",
     "Site",
+    "Split",
     "Target",
     "block_of",
     "find_sites",
@@ -29,9 +34,11 @@ __all__ = [
     "make_totals",
     "module_path",
     "plan_sites",
+    "read_report",
     "report_json",
     "report_text",
     "rewrite",
     "split_products",
     "stacks_of",
+    "table_lines",
 ]  # fmt: skip

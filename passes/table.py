@@ -51,7 +51,16 @@ def report_text(report: Report, width: int = 100) -> str:
     Under each module stand its products: role and op, how many, sizes (b x m x n x k, k summed; a
     batch of 1 left out), share of all product FLOPs, and what is done to the operands.
     """
-    entries = report.entries
+    lines = table_lines(report.entries, width)
+    for line in _total_lines(report, report.entries):
+        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
+            ""
+        ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def table_lines(entries: Sequence[Entry], width: int = 100) -> list[str]:
+    """Return the table without its totals; shares are of the FLOPs of `entries`."""
     whole = sum(entry.flops for entry in entries) or 1
     lines: list[str] = []
     table = [
@@ -69,11 +78,7 @@ def report_text(report: Report, width: int = 100) -> str:
                 wrapped = textwrap.wrap(words, room, break_on_hyphens=False) or [""]
                 lines.append(left + wrapped[0])
                 lines += [" " * len(left) + more for more in wrapped[1:]]
-    for line in _total_lines(report, entries):
-        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
-            ""
-        ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return [line.rstrip() for line in lines]
 
 
 def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:

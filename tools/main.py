@@ -13,9 +13,15 @@ import typer
 from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
+from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
+from qgraph.tools.diff import diff
+from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
+from qgraph.tools.inspect import inspect
+from qgraph.tools.predict import predict
 from qgraph.tools.recipes import recipes
+from qgraph.tools.report import report
 from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
 
@@ -26,7 +32,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats, recipes, reproduce):
+for command in (
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
+    reproduce, predict,
+):  # fmt: skip
     app.command()(command)
 
 

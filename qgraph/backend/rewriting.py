@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
@@ -26,8 +26,9 @@ from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
+from qgraph.backend.parallel import Meshes, name_splits
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import Report, Target, insert_check, lookups, rewrite
+from qgraph.passes import Processes, Report, Target, insert_check, lookups, rewrite
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -48,6 +49,7 @@ def make_backend(
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
     times: Counter[object] = Counter()
+    meshes = Meshes()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
@@ -64,7 +66,7 @@ def make_backend(
                 stacklevel=2,
             )
         if outline is not None:
-            report.not_captured -= {outline.weights.get(id(value), "") for value in inputs}
+            report.not_captured -= outline.seen(inputs)
         rewriting = _Rewrite(
             policy=policy,
             report=report,
@@ -72,6 +74,7 @@ def make_backend(
             outline=outline,
             frame=frame,
             target=target,
+            processes=meshes.see(inputs, outline.owner() if outline else None),
             check=next(_GRAPHS) if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0") else 0,
         )
         if not codegen:
@@ -144,11 +147,13 @@ class _Rewrite(CustomGraphPass):
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
+    processes: Processes | None  # with splits by number of the input
     check: int  # with QGRAPH_VERIFY=1 the graph's own number, else 0
 
     def __call__(self, graph: Graph) -> None:
         start = time.perf_counter()
         facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        facts = replace(facts, processes=name_splits(self.processes, graph))
         try:
             plans = rewrite(graph, self.policy, facts, target=self.target)
         except QGraphError:

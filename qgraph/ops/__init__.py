@@ -14,6 +14,9 @@ from qgraph.ops.define import (
     rotate_quant,
     scaled_mm,
     seed,
+    shared_amax,
+    shared_seed,
+    stream,
 )
 from qgraph.ops.lowering import describe_lowering
 
@@ -32,4 +35,7 @@ __all__ = [
     "rotate_quant",
     "scaled_mm",
     "seed",
+    "shared_amax",
+    "shared_seed",
+    "stream",
 ]

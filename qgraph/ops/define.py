@@ -6,6 +6,8 @@
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
     qgraph::quant_backward(grad, x, ...)            a gradient past a quantizer, not straight through
     qgraph::delayed_amax(x, store, row, ...)        the largest magnitude of the steps before
+    qgraph::shared_amax(x, format, axis, rows, group)  the largest magnitude over several processes
+    qgraph::shared_seed(seed, group), qgraph::stream(seed, number)  the seed of one of them
     qgraph::quantize / qgraph::dequantize           the packed bits
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
@@ -28,7 +30,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, grouped, native
+from qgraph.ops import check, cpu, grouped, native, shared
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -94,7 +96,7 @@ def _quantized(
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
     if not cpu.supports(x):
         return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
-    if cpu.fuses(fmt, mode):
+    if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
         if amax is not None:
             known_amax = int(amax.view(torch.int32))
         return cpu.fake_quant(x, fmt, axis, noise if mode.random else None, known_amax)
@@ -221,6 +223,10 @@ def _scaled_mm_fake(
     return a.new_empty([a.shape[0], b.shape[0]], dtype=dtype)
 
 
+def _same_fake(seed: Tensor, _: object) -> Tensor:
+    return torch.empty_like(seed)
+
+
 def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
@@ -280,6 +286,13 @@ _OPS = (
         check.check,
         check.check_fake,
     ),
+    (
+        "shared_amax(Tensor x, str format, int axis, bool rows, str group) -> Tensor",
+        shared.shared_amax,
+        shared.shared_amax_fake,
+    ),
+    ("shared_seed(Tensor seed, str group) -> Tensor", shared.shared_seed, _same_fake),
+    ("stream(Tensor seed, int number) -> Tensor", shared.stream, _same_fake),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -300,6 +313,9 @@ hadamard = torch.ops.qgraph.hadamard.default
 fake_quant = torch.ops.qgraph.fake_quant.default
 rotate_quant = torch.ops.qgraph.rotate_quant.default
 delayed = torch.ops.qgraph.delayed_amax.default
+shared_amax = torch.ops.qgraph.shared_amax.default
+shared_seed = torch.ops.qgraph.shared_seed.default
+stream = torch.ops.qgraph.stream.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default

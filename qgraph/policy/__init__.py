@@ -15,6 +15,7 @@ from qgraph.policy.match import (
     unused_rules,
     why_unused,
 )
+from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule, Stored
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform, percent
 from qgraph.policy.schema import policy_json_schema
 from qgraph.policy.selector import (
@@ -28,11 +29,14 @@ from qgraph.policy.selector import (
     SiteFacts,
     products_of,
 )
+from qgraph.policy.stages import check_run, stage
+from qgraph.policy.timed import PLATEAU, Moment, Monitor, Switch
 
 __all__ = [
-    "ATTENTION", "HIGH", "OPS", "ROLES", "BlockCount", "Decision", "Match", "Op", "OperandPolicy",
-    "Policy", "Role", "Rule", "SiteFacts", "Transform", "check_blocks", "check_parts",
-    "decide", "dump_policy",
+    "ATTENTION", "HIGH", "OPS", "PLATEAU", "ROLES", "BlockCount", "Decision", "Match", "Moment", "Monitor",
+    "Op", "OperandPolicy", "OptimizerPolicy", "ParameterPolicy", "Policy", "Role", "Rule", "SiteFacts",
+    "StashRule", "Stored", "Switch", "Transform", "check_blocks", "check_parts", "check_run", "decide",
+    "dump_policy",
     "load_policy", "load_policy_dict", "load_policy_text", "percent", "policy_json_schema", "products_of",
-    "recipe_names", "unused_rules", "why_unused",
+    "recipe_names", "stage", "unused_rules", "why_unused",
 ]  # fmt: skip

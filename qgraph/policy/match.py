@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qgraph.errors import PolicyError, QGraphWarning
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule
 from qgraph.policy.selector import SiteFacts, from_start
+from qgraph.policy.timed import Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def decide(policy: Policy, site: SiteFacts) -> Decision:
         return Decision(rule=rule, operands=(HIGH, HIGH), reason=f"kept: {rule.title}")
     product = next((p for role, p in rule.products.items() if role == site.role), None)
     if product is None:
-        reason = f"rule {rule.number} does not name {site.role}"
+        reason = rule.notes.get(site.role) or f"rule {rule.number} does not name {site.role}"
         return Decision(rule=rule, operands=(HIGH, HIGH), reason=reason)
     first, second = (product.get(kind, HIGH) for kind in site.operand_kinds)
     reason = ""
@@ -68,7 +69,8 @@ def check_blocks(policy: Policy, sites: Iterable[SiteFacts]) -> None:
     Raises: PolicyError where a rule names a block, or a number of blocks, that no stack has.
     """
     known = tuple(sites)
-    for rule in policy.rules:
+    entries: tuple[Rule | Switch, ...] = (*policy.rules, *policy.schedule)
+    for rule in entries:
         if not rule.match.asks_block:
             continue
         counts = [s.block_count for s in known if rule.match.matches_outside_blocks(s)]
@@ -107,18 +109,18 @@ def _has_part(rule: Rule, modules: Iterable[str]) -> bool:
     return groups is None or any(group.names(name) for group in groups for name in modules)
 
 
-def _check_rule(rule: Rule, count: int) -> None:
+def _check_rule(rule: Rule | Switch, count: int) -> None:
     for key, problem, legal in _block_faults(rule, count):
         blocks = "1 block" if count == 1 else f"{count} blocks"
         raise PolicyError(
             rule.places.get(key, rule.place),
-            f"{rule.key}.{key}",
+            f"{rule.key}.match.{key}" if isinstance(rule, Switch) else f"{rule.key}.{key}",
             problem,
             f"this model has {blocks}: write {legal}",
         )
 
 
-def _block_faults(rule: Rule, count: int) -> Iterator[tuple[str, str, str]]:
+def _block_faults(rule: Rule | Switch, count: int) -> Iterator[tuple[str, str, str]]:
     for i, ends in enumerate(rule.match.blocks or ()):
         key = f"blocks[{i}]" if f"blocks[{i}]" in rule.places else "blocks"
         for block in ends:

@@ -7,14 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 from qgraph.errors import Place
 from qgraph.formats import BlockFormat, Gradient, Rounding
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
-from qgraph.policy.selector import Match, Role, range_text
+from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
+from qgraph.policy.selector import Match, Role, match_entry
+from qgraph.policy.timed import Moment, Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
 Signs = Literal["te", "none", "run", "site", "step"]
@@ -80,7 +82,8 @@ HIGH = OperandPolicy()
 class Rule:
     """One entry of `rules`: the sites it speaks about, and what happens to them.
 
-    `places` says where each block selector stands in the file.
+    `places` says where each block selector stands in the file; `notes`, of a switched rule, why a
+    product is high.
     """
 
     number: int  # from 1, in file order
@@ -89,6 +92,8 @@ class Rule:
     keep: bool
     products: Mapping[Role, Mapping[str, OperandPolicy]]
     places: Mapping[str, Place] = field(default_factory=dict)
+    name: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
     key: str = ""  # where its selectors stand: rules[0].match, keep[0]
 
     @property
@@ -99,7 +104,11 @@ class Rule:
     @property
     def text(self) -> str:
         """The rule in one line."""
-        does = "keep high" if self.keep else f"quantize {', '.join(self.products)}"
+        does = (
+            "keep high"
+            if self.keep or not self.products
+            else f"quantize {', '.join(self.products)}"
+        )
         return f"{self.title}: {does}"
 
     @property
@@ -115,6 +124,7 @@ class Policy:
     `page` and `claims` describe it: to people, and to whoever checks the report against them.
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
+    `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
     """
 
     name: str
@@ -125,11 +135,17 @@ class Policy:
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
     rules: tuple[Rule, ...]
+    optimizer: OptimizerPolicy | None = None
+    parameters: ParameterPolicy | None = None
+    stash: tuple[StashRule, ...] = ()
+    schedule: tuple[Switch, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
 
     @property
     def operands(self) -> Iterator[OperandPolicy]:
-        """Every operand the rules name."""
-        return (o for rule in self.rules for p in rule.products.values() for o in p.values())
+        """Every operand the rules and the schedule name."""
+        entries: tuple[Rule | Switch, ...] = (*self.rules, *self.schedule)
+        return (o for entry in entries for p in entry.products.values() for o in p.values())
 
     @property
     def quantizes(self) -> bool:
@@ -152,7 +168,19 @@ class Policy:
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
-        facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
+        facts: dict[str, object] = {
+            "ragged": self.ragged,
+            "rules": [_rule_facts(rule) for rule in self.rules],
+        }
+        if self.optimizer is not None:
+            facts["optimizer"] = self.optimizer.facts
+        if self.parameters is not None:
+            facts["parameters"] = self.parameters.facts
+        if self.stash:
+            facts["stash"] = [rule.facts for rule in self.stash]
+        if self.schedule:
+            facts["schedule"] = [_switch_entry(switch) for switch in self.schedule]
+            facts["monitors"] = [_monitor_entry(monitor) for monitor in self.monitors]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -177,7 +205,20 @@ class Policy:
             "transforms": transforms,
             **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
+            **self._memory_entries(),
+            **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
+            **({"monitors": [*map(_monitor_entry, self.monitors)]} if self.monitors else {}),
         }
+
+    def _memory_entries(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if self.optimizer is not None:
+            found["optimizer"] = self.optimizer.entry
+        if self.parameters is not None:
+            found["parameters"] = self.parameters.entry
+        if self.stash:
+            found["stash"] = [rule.entry for rule in self.stash]
+        return found
 
 
 def percent(share: Fraction) -> str:
@@ -186,11 +227,12 @@ def percent(share: Fraction) -> str:
 
 
 def _rule_facts(rule: Rule) -> dict[str, object]:
-    match: dict[str, Any] = _match_entry(rule.match)
+    match = match_entry(rule.match)
     modules, groups = rule.match.modules, rule.match.groups
     if groups is not None:  # what a group holds changes numbers, its name does not
-        match["group"] = sorted({glob for group in groups for glob in group.modules})
-        if modules is None and not any(glob.startswith("!") for glob in match["group"]):
+        found = sorted({glob for group in groups for glob in group.modules})
+        match["group"] = found
+        if modules is None and not any(glob.startswith("!") for glob in found):
             match["module"] = match.pop("group")
     if modules is not None:
         match["module"] = sorted(set(modules))
@@ -198,7 +240,12 @@ def _rule_facts(rule: Rule) -> dict[str, object]:
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
-    return {"match": match, "products": {role: facts for role, facts in products.items() if facts}}
+    also = {"also": [*map(match_entry, rule.match.also)]} if rule.match.also else {}
+    return {
+        "match": match,
+        **also,
+        "products": {role: facts for role, facts in products.items() if facts},
+    }
 
 
 def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
@@ -221,7 +268,9 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
 
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
-    entry: dict[str, object] = {"match": _match_entry(rule.match)}
+    entry: dict[str, object] = {"match": match_entry(rule.match)}
+    if rule.name:
+        entry["name"] = rule.name
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
@@ -229,23 +278,36 @@ def _rule_entry(rule: Rule) -> dict[str, object]:
     return entry
 
 
-def _match_entry(match: Match) -> dict[str, object]:
-    entry: dict[str, object] = {}
-    groups = match.groups and [group.name for group in match.groups]
-    for key, value in (
-        ("op", match.ops),
-        ("group", groups),
-        ("module", match.modules),
-        ("role", match.roles),
-    ):
-        if value is not None:
-            entry[key] = list(value)
-    if match.blocks is not None:
-        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
-    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
-        if count is not None:
-            entry[key] = str(count) if count.percent else int(count.amount)
+def _switch_entry(switch: Switch) -> dict[str, object]:
+    moments = {"at": switch.at, "every": switch.every, "for": switch.lasts, "until": switch.until}
+    entry: dict[str, object] = {
+        word: _moment_entry(m) for word, m in moments.items() if m is not None
+    }
+    entry |= {"on": switch.on} if switch.on else {}
+    if switch.patience:
+        entry |= {"patience": switch.patience, "improvement": percent(switch.improvement)}
+    entry |= {"rule": list(switch.rules)} if switch.rules is not None else {}
+    entry["match"] = match_entry(switch.match)
+    entry["set"] = {
+        role: {kind: _operand_entry(o) for kind, o in product.items()} or "high"
+        for role, product in switch.products.items()
+    }
     return entry
+
+
+def _moment_entry(moment: Moment) -> object:
+    return percent(moment.amount) if moment.percent else int(moment.amount)
+
+
+def _monitor_entry(monitor: Monitor) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": monitor.name,
+        "watch": monitor.watch,
+        "above": f"{monitor.above:g}",
+        "every": monitor.every,
+        "action": monitor.action,
+    }
+    return entry | ({"window": monitor.window} if monitor.watch == "loss_spike" else {})
 
 
 def _operand_entry(operand: OperandPolicy) -> object:

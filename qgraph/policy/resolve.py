@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qgraph.errors import FormatError, Place
+from qgraph.errors import FormatError
 from qgraph.formats import (
     NAMED,
     BlockFormat,
@@ -22,17 +22,19 @@ from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.groups import GROUPS
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
+from qgraph.policy.resolve_match import block_places, make_match, ops_text
+from qgraph.policy.resolve_memory import resolve_optimizer, resolve_parameters, resolve_stash
+from qgraph.policy.resolve_schedule import with_schedule
 from qgraph.policy.schema import (
     FormatEntry,
     MatchEntry,
     OperandEntry,
     PolicyFile,
     RuleEntry,
+    SetEntry,
     TransformEntry,
 )
 from qgraph.policy.selector import OPS, ROLES, Group, Match, Role, products_of
-
-BLOCK_KEYS = ("blocks", "first_blocks", "last_blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class _Names:
     transforms: Mapping[str, Transform]
     groups: Mapping[str, Group]
     document: Document
+
+    def find(self, name: str, path: Path) -> BlockFormat | None:
+        """Return the format of a name or text form, None for high; its fault is at `path`."""
+        fmt = self.formats.get(name)
+        return fmt if fmt is not None or name == "high" else _undeclared(name, path, self)
 
 
 def resolve(file: PolicyFile, document: Document) -> Policy:
@@ -75,8 +82,20 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
             *(_keep(i, entry, names) for i, entry in enumerate(file.keep)),
             *(_rule(i, entry, len(file.keep), names) for i, entry in enumerate(file.rules)),
         ),
+        optimizer=resolve_optimizer(file.optimizer, names.find, document),
+        parameters=resolve_parameters(file.parameters, names.find, document),
+        stash=resolve_stash(file.stash, names.find, document),
     )
-    if policy.name != "high" and not any(operand.changes for operand in policy.operands):
+
+    def read_product(
+        role: Role, entry: SetEntry, match: Match, path: Path
+    ) -> Mapping[str, OperandPolicy]:
+        return _product(role, entry, match, path, names)
+
+    policy = with_schedule(policy, file, document, read_product, names.groups)
+    changes = any(operand.changes for operand in policy.operands)
+    changes = changes or bool(policy.optimizer or policy.parameters or policy.stash)
+    if policy.name != "high" and not changes:
         fix = "give an operand a format, or name the policy high"
         raise document.fault(("rules",), "no rule quantizes anything", fix, at_key=True)
     return policy
@@ -132,11 +151,10 @@ def _transform(name: str, entry: TransformEntry, document: Document) -> Transfor
 
 def _keep(index: int, entry: MatchEntry, names: _Names) -> Rule:
     path: Path = ("keep", index)
-    match = _match(entry, path, names)
-    _check_match_roles(match, (*path, "role"), names.document)
+    match = make_match(entry, path, names.groups, names.document)
     return Rule(
         number=index + 1, place=names.document.values[path], match=match, keep=True, products={},
-        places=_block_places(path, names.document), key=key_text(path),
+        places=block_places(path, names.document), key=key_text(path),
     )  # fmt: skip
 
 
@@ -150,8 +168,7 @@ def _rule(index: int, entry: RuleEntry, before: int, names: _Names) -> Rule:
     if not entry.keep and not roles:
         fix = "write keep: high, or a product: fprop, dgrad or wgrad"
         raise document.fault(path, "the rule says nothing about the sites it matches", fix)
-    match = _match(entry.match, (*path, "match"), names)
-    _check_match_roles(match, (*path, "match", "role"), document)
+    match = make_match(entry.match, (*path, "match"), names.groups, document)
     products = {role: _product(role, entry, match, path, names) for role in ROLES if role in roles}
     return Rule(
         number=before + index + 1,
@@ -159,51 +176,21 @@ def _rule(index: int, entry: RuleEntry, before: int, names: _Names) -> Rule:
         match=match,
         keep=entry.keep is not None,
         products=products,
-        places=_block_places((*path, "match"), document),
+        places=block_places((*path, "match"), document),
         key=key_text((*path, "match")),
+        name=entry.name or "",
     )
-
-
-def _match(entry: MatchEntry, path: Path, names: _Names) -> Match:
-    for name in entry.group or ():
-        if name not in names.groups:
-            fix = nearest(name, names.groups)
-            raise names.document.fault((*path, "group"), f"unknown group '{shown(name)}'", fix)
-    return Match(
-        ops=None if entry.op is None else tuple(op for op in OPS if op in entry.op),
-        groups=None if entry.group is None else tuple(names.groups[name] for name in entry.group),
-        modules=None if entry.module is None else tuple(entry.module),
-        roles=None if entry.role is None else tuple(role for role in ROLES if role in entry.role),
-        blocks=None if entry.blocks is None else tuple(entry.blocks),
-        first_blocks=entry.first_blocks,
-        last_blocks=entry.last_blocks,
-    )
-
-
-def _block_places(path: Path, document: Document) -> dict[str, Place]:
-    places = {key: (*path, key) for key in BLOCK_KEYS}
-    blocks = document.at((*path, "blocks"))
-    if isinstance(blocks, list):
-        places |= {f"blocks[{i}]": (*path, "blocks", i) for i in range(len(blocks))}
-    return {key: document.values[p] for key, p in places.items() if p in document.values}
-
-
-def _check_match_roles(match: Match, path: Path, document: Document) -> None:
-    for role in match.roles or ():
-        if not any(products_of(op)[role] for op in match.ops or OPS):
-            problem = f"{_ops_text(match)} has no {role}"
-            raise document.fault(path, problem, "write fprop or dgrad")
 
 
 def _product(
-    role: Role, entry: RuleEntry, match: Match, path: Path, names: _Names
+    role: Role, entry: RuleEntry | SetEntry, match: Match, path: Path, names: _Names
 ) -> dict[str, OperandPolicy]:
     path, document = (*path, role), names.document
     kinds = document.words(path)
     legal = {k: None for op in match.ops or OPS for pair in products_of(op)[role] for k in pair}
     if not legal:
         fix = f"remove {role}, or match op linear, conv or experts"
-        raise document.fault(path, f"{_ops_text(match)} has no {role}", fix, at_key=True)
+        raise document.fault(path, f"{ops_text(match)} has no {role}", fix, at_key=True)
     if match.roles is not None and role not in match.roles:
         problem = f"the rule matches only {' and '.join(match.roles)}"
         fix = f"add {role} to match.role, or remove it here"
@@ -215,7 +202,7 @@ def _product(
     product: dict[str, OperandPolicy] = {}
     for kind in kinds:
         if kind not in legal:
-            problem = f"{_ops_text(match)} has no {kind} in {role}"
+            problem = f"{ops_text(match)} has no {kind} in {role}"
             fix = f"use one of: {', '.join(legal)}"
             raise document.fault((*path, kind), problem, fix, at_key=True)
         product[kind] = _operand(getattr(getattr(entry, role), kind), (*path, kind), names)
@@ -225,9 +212,7 @@ def _product(
 
 def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     document = names.document
-    fmt = names.formats.get(entry.format)
-    if fmt is None and entry.format != "high":
-        fmt = _undeclared(entry.format, (*path, "format"), names)
+    fmt = names.find(entry.format, (*path, "format"))
     rounding = entry.rounding or names.roundings.get(entry.format, NEAREST)
     if fmt is None and rounding != NEAREST:
         problem = f"{rounding.mode} rounding needs a format to round to"
@@ -312,7 +297,3 @@ def _check_rotations(
         if match.ops is None and len(pairs) > 1 and other not in product:
             fix += f" (the rule matches op {op} as well)"
         raise document.fault(place, problem, fix)
-
-
-def _ops_text(match: Match) -> str:
-    return f"op {' or '.join(match.ops or OPS)}"

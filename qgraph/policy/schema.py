@@ -10,7 +10,19 @@ from qgraph.formats import Block, Range, parse_format
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
+from qgraph.policy.keys import CONFIG
+from qgraph.policy.keys import key as _key
+from qgraph.policy.keys import optional as _optional
+from qgraph.policy.memory_schema import OptimizerEntry, ParametersEntry, Stash
 from qgraph.policy.model import Output, Ragged, Signs, format_entry
+from qgraph.policy.monitor_schema import MonitorEntry
+from qgraph.policy.timed_values import (
+    MomentText,
+    RuleNames,
+    Steps,
+    high_everywhere,
+    high_product,
+)
 from qgraph.policy.values import (
     BlockShape,
     Count,
@@ -28,16 +40,6 @@ from qgraph.policy.values import (
     Version,
     read_word,
 )
-
-CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _key(description: str, example: Any) -> Any:
-    return Field(description=description, examples=[example])
-
-
-def _optional(description: str, example: Any, default: Any = None) -> Any:
-    return Field(default=default, description=description, examples=[example])
 
 
 class FormatEntry(BaseModel):
@@ -204,10 +206,55 @@ class RuleEntry(BaseModel):
     match: MatchEntry = _optional(
         "Which sites; left out, all of them.", {"op": "linear"}, MatchEntry()
     )
+    name: Annotated[str, Field(min_length=1)] | None = _optional(
+        "What a schedule calls the rule.", "mlp"
+    )
     keep: Literal["high"] | None = _optional("Leave the sites in high precision.", "high")
     fprop: FpropEntry | None = _optional("The forward product.", {"input": "fp4"})
     dgrad: DgradEntry | None = _optional("The input's gradient.", {"grad_output": "fp4"})
     wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
+
+
+def _high(entry: Any) -> BeforeValidator:
+    return BeforeValidator(high_product, json_schema_input_type=Literal["high"] | entry)
+
+
+class SetEntry(BaseModel):
+    """Products a switch sets: each high, or its operands as in a rule. Others stay as they were."""
+
+    model_config = CONFIG
+    fprop: Annotated[FpropEntry, _high(FpropEntry)] | None = _optional("Y.", "high")
+    dgrad: Annotated[DgradEntry, _high(DgradEntry)] | None = _optional("dX.", "high")
+    wgrad: Annotated[WgradEntry, _high(WgradEntry)] | None = _optional("dW.", "high")
+
+
+class ScheduleEntry(BaseModel):
+    """A switch of rules: from a step on, for some steps, again and again, or when something happens."""
+
+    model_config = CONFIG
+    at: MomentText | None = _optional("After how many steps, or which share of the run.", "82%")
+    until: MomentText | None = _optional("When the switch ends.", "90%")
+    every: MomentText | None = _optional(
+        "Again after so many steps, each time as long as for.", 500
+    )
+    lasts: MomentText | None = Field(
+        default=None, alias="for", description="How long the switch lasts.", examples=[100]
+    )
+    on: Annotated[str, Field(min_length=1)] | None = _optional(
+        "plateau (of the loss), or the name of a monitor: when it trips.", "plateau"
+    )
+    patience: Steps | None = _optional("plateau: in how many steps the loss must fall.", 200)
+    improvement: Percent | None = _optional("plateau: by how much, at least.", "0.1%")
+    rule: RuleNames | None = _optional(
+        "Rules by number or name; left out, all that quantize. A rule that keeps its sites high "
+        "is switched only where it is named here.",
+        3,
+    )
+    match: MatchEntry = _optional("Which sites of these rules.", {"op": "linear"}, MatchEntry())
+    set: Annotated[
+        SetEntry,
+        BeforeValidator(high_everywhere, json_schema_input_type=Literal["high"] | SetEntry),
+    ] = _key("high, or what products become.", {"fprop": "high"})
 
 
 class CoverageEntry(BaseModel):
@@ -276,6 +323,24 @@ class PolicyFile(BaseModel):
     )
     rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
         "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
+    )
+    optimizer: OptimizerEntry | None = _optional(
+        "How the optimizer keeps its states between steps, by the state's name.",
+        {"exp_avg": "int4/row/fp32", "storage": "packed"},
+    )
+    parameters: ParametersEntry | None = _optional(
+        "What parameters are stored in and multiplied in.", {"storage": "bf16", "compute": "fp32"}
+    )
+    stash: Stash | None = _optional(
+        "How what the forward saves for the backward is stored: a format, or rules of which the "
+        "first that matches decides.",
+        "bfp4",
+    )
+    schedule: Annotated[list[ScheduleEntry], Field(min_length=1)] = _optional(
+        "Switches of rules, in order of time.", [{"at": "82%", "set": {"fprop": "high"}}], []
+    )
+    monitors: Annotated[list[MonitorEntry], Field(min_length=1)] = _optional(
+        "What to watch.", [{"watch": "loss_spike"}], []
     )
 
 

@@ -91,9 +91,11 @@ class Group:
 
     def names(self, module: str) -> bool:
         """Whether `module` is in the group."""
-        inside = any(_names(glob, module) for glob in self.modules if not glob.startswith("!"))
+        inside = any(
+            names_module(glob, module) for glob in self.modules if not glob.startswith("!")
+        )
         return inside and not any(
-            _names(glob[1:], module) for glob in self.modules if glob.startswith("!")
+            names_module(glob[1:], module) for glob in self.modules if glob.startswith("!")
         )
 
 
@@ -113,6 +115,7 @@ class Match:
     blocks: tuple[tuple[int, int], ...] | None = None
     first_blocks: BlockCount | None = None
     last_blocks: BlockCount | None = None
+    also: tuple[Match, ...] = ()  # what must hold as well, where a schedule speaks of some sites
 
     @property
     def asks_block(self) -> bool:
@@ -121,8 +124,10 @@ class Match:
 
     def matches(self, site: SiteFacts) -> bool:
         """Whether the rule speaks about `site`."""
-        return self.matches_outside_blocks(site) and (
-            not self.asks_block or self._names_block(site.block, site.block_count)
+        return (
+            self.matches_outside_blocks(site)
+            and (not self.asks_block or self._names_block(site.block, site.block_count))
+            and all(match.matches(site) for match in self.also)
         )
 
     def matches_outside_blocks(self, site: SiteFacts) -> bool:
@@ -131,7 +136,10 @@ class Match:
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
             and (self.groups is None or any(g.names(site.module) for g in self.groups))
-            and (self.modules is None or any(_names(glob, site.module) for glob in self.modules))
+            and (
+                self.modules is None
+                or any(names_module(glob, site.module) for glob in self.modules)
+            )
         )
 
     def _names_attention(self, op: str) -> bool:
@@ -156,6 +164,7 @@ class Match:
             _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
             _phrase("first_blocks", None if self.first_blocks is None else [self.first_blocks]),
             _phrase("last_blocks", None if self.last_blocks is None else [self.last_blocks]),
+            *map(str, self.also),
         ]
         return ", ".join(word for word in words if word) or "everything"
 
@@ -171,7 +180,28 @@ def range_text(blocks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _names(glob: str, module: str) -> bool:
+def match_entry(match: Match) -> dict[str, object]:
+    """Return what a match asks for, as a policy file writes it."""
+    entry: dict[str, object] = {}
+    groups = match.groups and [group.name for group in match.groups]
+    for key, value in (
+        ("op", match.ops),
+        ("group", groups),
+        ("module", match.modules),
+        ("role", match.roles),
+    ):
+        if value is not None:
+            entry[key] = list(value)
+    if match.blocks is not None:
+        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
+    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
+        if count is not None:
+            entry[key] = str(count) if count.percent else int(count.amount)
+    return entry
+
+
+def names_module(glob: str, module: str) -> bool:
+    """Whether a glob, or the last parts of a path, name a module."""
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
     return module == glob or module.endswith(f".{glob}")

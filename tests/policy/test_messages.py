@@ -139,8 +139,8 @@ CASES = {
         "did you mean 'rules'?",
     ),
     "key of a later version": (
-        ALL + RULE + "timetable:\n  - {at: 82%}\n",
-        "7:1: policy: unknown key 'timetable'",
+        ALL + RULE + "telemetry:\n  - {at: 82%}\n",
+        "7:1: policy: unknown key 'telemetry'",
         f"use one of: {', '.join(PolicyFile.model_fields)}",
     ),
     "key with a control character": (
