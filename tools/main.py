@@ -22,6 +22,7 @@ from qgraph.tools.inspect import inspect
 from qgraph.tools.predict import predict
 from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
+from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
 
 INTERRUPTED = 130
@@ -34,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes, predict,
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
+    reproduce, predict,
 ):  # fmt: skip
     app.command()(command)
 
