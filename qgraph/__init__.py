@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
     from qgraph.training.run import Run
+    from qgraph.training.trainer import QGraphCallback
 
 _HOMES = {
+    "QGraphCallback": "qgraph.training.trainer",
     "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
@@ -34,8 +36,8 @@ _HOMES = {
     "load_policy": "qgraph.policy",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion", "convert", "coverage",
-    "load", "load_policy",
+    "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run", "compile",
+    "conversion", "convert", "coverage", "load", "load_policy",
 ]  # fmt: skip
 
 

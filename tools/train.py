@@ -29,6 +29,9 @@ def train(
     length: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 128,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and rounding.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many seeds, from --seed on: the gap's mean and spread.")
+    ] = 1,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
     target: Annotated[
         str,
@@ -38,21 +41,32 @@ def train(
 ) -> None:
     """Train MODEL under POLICY and under BASELINE, same seeds and data order, and compare.
 
+    A policy's schedule runs: its switches are printed as they happen.
+
+        qgraph train preset:tiny-llama --policy nvfp4 --seeds 3
+
     JSON keys: model, policy, baseline, steps, tokens_per_step, losses (policy -> [[step, loss], ...], the
-    mean training loss since the previous point, nats per token), held_out (policy -> loss),
-    gap_percent (held-out loss above the baseline's), step_ratio (median step over the baseline's).
+    mean training loss since the previous point, nats per token), held_out (policy -> loss); of the first
+    seed; gap_percent (held-out loss above the baseline's, mean over seeds), gap_spread (its standard
+    deviation), seeds (each with seed, held_out, gap_percent), step_ratio (median step over the baseline's).
     """
     policies = [load_policy(policy), load_policy(baseline)]
     if policies[0].name == policies[1].name:  # both have their own place in what is written
         policies[1] = replace(policies[1], name=f"{policies[1].name}-baseline")
-    with ExitStack() as stack, progress(50) as step:
+    with ExitStack() as stack, progress(50 * seeds) as step:
         step("loading torch")
         import transformers
 
         from qgraph.backend.artifact import new_directory
         from qgraph.backend.jit import check_target
         from qgraph.backend.measure import alternate, training_step
-        from qgraph.training.compare import Settings, gap_percent, plot_losses, train_each
+        from qgraph.training.compare import (
+            Settings,
+            gap_percent,
+            mean_and_spread,
+            plot_losses,
+            train_each,
+        )
         from qgraph.training.text import Windows, read_text, tokenize
 
         chosen = check_target(target)
@@ -64,7 +78,20 @@ def train(
         )
         if as_json:  # the coverage tables are for people; stdout is for the JSON alone
             stack.enter_context(redirect_stdout(sys.stderr))
-        runs = train_each(model, policies, ids, settings, step)
+        every = []
+        for number in range(seed, seed + seeds):
+            if seeds > 1:
+                step(f"seed {number}")
+            every += train_each(model, policies, ids, replace(settings, seed=number), step)
+            if folder is not None:
+                for run in every[-2:]:
+                    name = run.policy if seeds == 1 else f"{run.policy}-seed{number}"
+                    run.model.save_pretrained(folder / name)
+            if len(every) > 2:  # the first seed's are timed below
+                every[-1].model = every[-2].model = None
+        runs, pairs = every[:2], list(zip(every[::2], every[1::2], strict=True))
+        gaps = [gap_percent(*pair) for pair in pairs]
+        gap, spread = mean_and_spread(gaps)
         step("timing both, alternating")
         rows = Windows(ids, length)
         device = next(runs[0].model.parameters()).device
@@ -80,16 +107,23 @@ def train(
             "tokens_per_step": batch * length,
             "losses": {run.policy: run.losses for run in runs},
             "held_out": {run.policy: run.held_out for run in runs},
-            "gap_percent": gap_percent(*runs),
+            "gap_percent": gap,
+            "gap_spread": spread,
+            "seeds": [
+                {
+                    "seed": seed + i,
+                    "held_out": {run.policy: run.held_out for run in pair},
+                    "gap_percent": gaps[i],
+                }
+                for i, pair in enumerate(pairs)
+            ],
             "step_ratio": times[0] / times[1],
         }
         if folder is not None:
             (folder / "losses.json").write_text(
                 json.dumps(result, indent=1) + "\n", encoding="utf-8"
             )
-            plot_losses(runs, folder / "loss.png")
-            for run in runs:
-                run.model.save_pretrained(folder / run.policy)
+            plot_losses(every, folder / "loss.png")
     if as_json:
         print_json(result)
     else:
@@ -116,11 +150,18 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
         table.add_row(
             str(number), f"{first:.4f}", f"{second:.4f}", f"{100 * (first - second) / second:+.2f}%"
         )
-    first, second = (run.held_out for run in runs)
-    table.add_row(
-        "held-out", f"{first:.4f}", f"{second:.4f}", f"{result['gap_percent']:+.2f}%", style="bold"
-    )
+    many = len(result["seeds"]) > 1
+    for entry in result["seeds"]:
+        first, second = entry["held_out"].values()
+        label = f"held-out, seed {entry['seed']}" if many else "held-out"
+        gap = f"{entry['gap_percent']:+.2f}%"
+        table.add_row(label, f"{first:.4f}", f"{second:.4f}", gap, style="bold")
     Console(file=sys.stdout, width=width()).print(table)
+    if many:
+        sys.stdout.write(
+            f"gap of held-out loss over {len(result['seeds'])} seeds: {result['gap_percent']:+.2f}% mean, "
+            f"{result['gap_spread']:.2f}% standard deviation\n"
+        )
     sys.stdout.write(
         f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating steps\n"
     )
