@@ -1,6 +1,7 @@
 """Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
 
 from qgraph.passes.insert_check import insert_check
+from qgraph.passes.insert_observe import insert_observe
 from qgraph.passes.operand import Operand
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
@@ -29,6 +30,7 @@ __all__ = [
     "frame_module",
     "graph_text",
     "insert_check",
+    "insert_observe",
     "lookups",
     "make_rows",
     "make_totals",

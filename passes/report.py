@@ -61,6 +61,8 @@ class Report:
     lowering: str = ""
     graphs: int = 0
     checked: int = 0  # operands held against their definition, with QGRAPH_VERIFY=1
+    observed: int = 0  # operands that telemetry looks at
+    not_observed: int = 0  # and those it cannot: of native products
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number

@@ -28,7 +28,15 @@ from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
 from qgraph.backend.parallel import Meshes, name_splits
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import Processes, Report, Target, insert_check, lookups, rewrite
+from qgraph.passes import (
+    Processes,
+    Report,
+    Target,
+    insert_check,
+    insert_observe,
+    lookups,
+    rewrite,
+)
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -162,6 +170,11 @@ class _Rewrite(CustomGraphPass):
             raise GraphError(f"a pass failed on this graph: {error!r}") from error
         if self.check:
             self.report.checked += insert_check(graph, plans, self.check)
+        if self.outline is not None and self.outline.observe is not None:
+            recorder, products = self.outline.observe
+            seen, unseen = insert_observe(graph, plans, recorder, products=products)
+            self.report.observed += seen
+            self.report.not_observed += unseen
         self.report.add(plans, self.frame, lookups(graph, facts.modules))
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
@@ -177,6 +190,8 @@ class _Rewrite(CustomGraphPass):
         key = f"{cache_key(self.policy)} {self.target}"
         if self.check:  # never another process's code: what is checked once is remembered here
             key += f" checked {os.getpid()} {self.check}"
+        if self.outline is not None and self.outline.observe is not None:
+            key += f" observed {self.outline.observe}"
         if self.outline is None or self.outline.history is None:
             return key
         # Code that reads histories is of no use to another model, whose rows lie elsewhere.

@@ -13,6 +13,7 @@
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
     qgraph::check(found, source, ...)               found; the first time held against its definition
+    qgraph::observed_quant, qgraph::observed_mm     rotate_quant and mm, noting what they do: telemetry
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
@@ -30,7 +31,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, grouped, native, shared
+from qgraph.ops import check, cpu, grouped, native, observe, shared
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -140,6 +141,24 @@ def _rotate_quant_fake(
     rounding: str | None = None,
 ) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
+
+
+def _observed_quant(
+    x: Tensor, signs: str, output: str, format: str, axis: int, seed: Tensor | None, site: int,
+    rounding: str | None, amax: Tensor | None, recorder: int, place: str,
+) -> Tensor:  # fmt: skip
+    noise = _noise(seed, site)
+    x, known = _rotated(x, signs, axis, output, None) if signs else (x, None)
+    found = _quantized(x, format, axis, noise, rounding, known, amax)
+    kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
+    observe.note(recorder, place, x, found, format, axis, noise, amax, kernels)
+    return found
+
+
+def _observed_quant_fake(
+    x: Tensor, signs: str, output: str, format: str, axis: int, *_: object
+) -> Tensor:
+    return x.new_empty(_padded(x, len(signs), axis) if signs else x.shape)
 
 
 def _quantize(
@@ -293,6 +312,16 @@ _OPS = (
     ),
     ("shared_seed(Tensor seed, str group) -> Tensor", shared.shared_seed, _same_fake),
     ("stream(Tensor seed, int number) -> Tensor", shared.stream, _same_fake),
+    (
+        f"observed_quant(Tensor x, {_CHECK}, Tensor? amax, int recorder, str place) -> Tensor",
+        _observed_quant,
+        _observed_quant_fake,
+    ),
+    (
+        "observed_mm(Tensor a, Tensor b, Tensor high_a, Tensor high_b, int recorder, str place) -> Tensor",
+        observe.observed_mm,
+        observe.observed_mm_fake,
+    ),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -321,6 +350,8 @@ quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
 grouped_mm = torch.ops.qgraph.grouped_mm.default
 checked = torch.ops.qgraph.check.default
+observed_quant = torch.ops.qgraph.observed_quant.default
+observed_mm = torch.ops.qgraph.observed_mm.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default
