@@ -6,8 +6,10 @@ from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.report import Report, make_totals, report_json
+from qgraph.passes.saved import SavedTensor
 from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
+from qgraph.passes.stash import stash
 from qgraph.passes.table import make_rows, report_text
 from qgraph.passes.text import graph_text
 
@@ -17,6 +19,7 @@ __all__ = [
     "Operand",
     "Plan",
     "Report",
+    "SavedTensor",
     "Site",
     "Target",
     "block_of",
@@ -34,4 +37,5 @@ __all__ = [
     "rewrite",
     "split_products",
     "stacks_of",
+    "stash",
 ]  # fmt: skip
