@@ -8,8 +8,10 @@ from qgraph.passes.places import block_of, frame_module, lookups, module_path, s
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.processes import Processes, Split
 from qgraph.passes.report import Entry, OperandEntry, Report, make_totals, read_report, report_json
+from qgraph.passes.saved import SavedTensor
 from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
+from qgraph.passes.stash import stash
 from qgraph.passes.table import make_rows, report_text, table_lines
 from qgraph.passes.text import graph_text
 
@@ -22,6 +24,7 @@ __all__ = [
     "Plan",
     "Processes",
     "Report",
+    "SavedTensor",
     "Site",
     "Split",
     "Target",
@@ -42,5 +45,6 @@ __all__ = [
     "rewrite",
     "split_products",
     "stacks_of",
+    "stash",
     "table_lines",
 ]  # fmt: skip
