@@ -2,6 +2,7 @@
 
 from qgraph.passes.insert_check import insert_check
 from qgraph.passes.operand import Operand
+from qgraph.passes.parts import part_of
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
@@ -10,6 +11,7 @@ from qgraph.passes.sites import GraphFacts, Site, find_sites
 from qgraph.passes.split_products import split_products
 from qgraph.passes.table import make_rows, report_text
 from qgraph.passes.text import graph_text
+from qgraph.passes.traffic import elementwise_traffic
 
 __all__ = [
     "PASSES",
@@ -20,6 +22,7 @@ __all__ = [
     "Site",
     "Target",
     "block_of",
+    "elementwise_traffic",
     "find_sites",
     "frame_module",
     "graph_text",
@@ -28,6 +31,7 @@ __all__ = [
     "make_rows",
     "make_totals",
     "module_path",
+    "part_of",
     "plan_sites",
     "report_json",
     "report_text",

@@ -14,6 +14,7 @@ from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.convert import convert
+from qgraph.tools.cost import cost
 from qgraph.tools.formats import formats
 from qgraph.tools.predict import predict
 from qgraph.tools.train import train
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats, predict):
+for command in (convert, train, bench, check, formats, predict, cost):
     app.command()(command)
 
 

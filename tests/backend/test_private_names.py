@@ -34,6 +34,7 @@ PRIVATE = {
     "torch._inductor.compile_fx.compile_fx_inner": "compiling a capture",
     "torch._inductor.custom_graph_pass.CustomGraphPass": "the JIT door",
     "torch._inductor.decomposition.select_decomp_table": "one table for both doors",
+    "torch._subclasses.fake_tensor.FakeTensorMode": "models without weights",
     "torch._inductor.utils.fresh_inductor_cache": "first calls on empty caches",
 }
 
