@@ -3,6 +3,7 @@
 from qgraph.passes.insert_check import insert_check
 from qgraph.passes.insert_observe import insert_observe
 from qgraph.passes.operand import Operand
+from qgraph.passes.parts import part_of
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.places import block_of, frame_module, lookups, module_path, stacks_of
 from qgraph.passes.plan import Plan, plan_sites
@@ -14,6 +15,7 @@ from qgraph.passes.split_products import split_products
 from qgraph.passes.stash import stash
 from qgraph.passes.table import make_rows, report_text, table_lines
 from qgraph.passes.text import graph_text
+from qgraph.passes.traffic import elementwise_traffic
 
 __all__ = [
     "PASSES",
@@ -29,6 +31,7 @@ __all__ = [
     "Split",
     "Target",
     "block_of",
+    "elementwise_traffic",
     "find_sites",
     "frame_module",
     "graph_text",
@@ -38,6 +41,7 @@ __all__ = [
     "make_rows",
     "make_totals",
     "module_path",
+    "part_of",
     "plan_sites",
     "read_report",
     "report_json",

@@ -15,6 +15,7 @@ from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
+from qgraph.tools.cost import cost
 from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for command in (
     convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
-    reproduce, predict,
+    reproduce, predict, cost,
 ):  # fmt: skip
     app.command()(command)
 
