@@ -41,6 +41,15 @@ def round_bf16(x):
 
 
 @triton.jit
+def butterfly(y, COUNT: tl.constexpr, POINTS: tl.constexpr, D: tl.constexpr):
+    """Replace each pair (low, high) of elements D apart by (low + high, low - high)."""
+    pairs = tl.reshape(y, [COUNT, POINTS // (2 * D), 2, D])
+    low, high = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
+    both = tl.permute(tl.join(low + high, low - high), (0, 1, 3, 2))
+    return tl.reshape(both, [COUNT, POINTS])
+
+
+@triton.jit
 def rotate(x, signs, ROWS: tl.constexpr, ALONG: tl.constexpr, POINTS: tl.constexpr, BF16: tl.constexpr):
     """Rotate each chunk of POINTS elements along the last axis; bit i of `signs` negates element i."""
     y = tl.reshape(x, [ROWS * ALONG // POINTS, POINTS])
@@ -49,11 +58,7 @@ def rotate(x, signs, ROWS: tl.constexpr, ALONG: tl.constexpr, POINTS: tl.constex
     norm: tl.constexpr = POINTS**-0.5
     for step in tl.static_range(8):
         if (1 << step) < POINTS:
-            d: tl.constexpr = 1 << step
-            pairs = tl.reshape(y, [ROWS * ALONG // POINTS, POINTS // (2 * d), 2, d])
-            low, high = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
-            both = tl.permute(tl.join(low + high, low - high), (0, 1, 3, 2))
-            y = tl.reshape(both, [ROWS * ALONG // POINTS, POINTS])
+            y = butterfly(y, ROWS * ALONG // POINTS, POINTS, 1 << step)
     y = y * norm
     if BF16:
         y = round_bf16(y)
