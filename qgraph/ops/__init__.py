@@ -7,8 +7,13 @@ from qgraph.ops.define import (
     fake_quant,
     grouped_mm,
     hadamard,
+<<<<<<< HEAD
     observed_mm,
     observed_quant,
+=======
+    nvfp4_mm,
+    pack,
+>>>>>>> gpu
     pad_ends,
     pad_rows,
     quant_backward,
@@ -30,8 +35,13 @@ __all__ = [
     "fake_quant",
     "grouped_mm",
     "hadamard",
+<<<<<<< HEAD
     "observed_mm",
     "observed_quant",
+=======
+    "nvfp4_mm",
+    "pack",
+>>>>>>> gpu
     "pad_ends",
     "pad_rows",
     "quant_backward",

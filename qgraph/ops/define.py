@@ -12,13 +12,15 @@
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
+    qgraph::pack(x, row, column, ...)               NVFP4 for a matrix unit, both orientations at once
+    qgraph::nvfp4_mm(a, ..., b, ...)                a product of two sides of `pack`
     qgraph::check(found, source, ...)               found; the first time held against its definition
     qgraph::observed_quant, qgraph::observed_mm     rotate_quant and mm, noting what they do: telemetry
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
 `hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
-`qgraph.numerics`; on a CPU, `qgraph.ops.cpu` computes the same bits.
+`qgraph.numerics`; `qgraph.ops.cpu` and `qgraph.ops.gpu` compute the same bits.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
+<<<<<<< HEAD
 from qgraph.ops import check, cpu, grouped, native, observe, shared
+=======
+from qgraph.ops import check, cpu, gpu, grouped, native, packed
+>>>>>>> gpu
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -95,6 +101,8 @@ def _quantized(
 ) -> Tensor:
     fmt = parse_format(format)
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+    if gpu.supports(x) and gpu.fuses(fmt, mode):
+        return gpu.fake_quant(x, fmt, axis, noise if mode.random else None, amax=amax)
     if not cpu.supports(x):
         return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
     if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
@@ -126,6 +134,11 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
+    drawn = _noise(seed, site)
+    mode = parse_rounding(rounding) if rounding else usual_rounding(drawn)
+    fmt = parse_format(format)
+    if gpu.supports(x) and gpu.fuses(fmt, mode) and gpu.rotates(signs, x.shape[axis]):
+        return gpu.fake_quant(x, fmt, axis, drawn if mode.random else None, signs, output)
     rotated, amax = _rotated(x, signs, axis, output, None)
     return _quantized(rotated, format, axis, _noise(seed, site), rounding, amax)
 
@@ -305,6 +318,7 @@ _OPS = (
         check.check,
         check.check_fake,
     ),
+<<<<<<< HEAD
     (
         "shared_amax(Tensor x, str format, int axis, bool rows, str group) -> Tensor",
         shared.shared_amax,
@@ -322,6 +336,10 @@ _OPS = (
         observe.observed_mm,
         observe.observed_mm_fake,
     ),
+=======
+    (packed.PACK, packed.pack, packed.pack_fake),
+    (packed.MULTIPLY, packed.nvfp4_mm, packed.nvfp4_mm_fake),
+>>>>>>> gpu
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -355,3 +373,5 @@ observed_mm = torch.ops.qgraph.observed_mm.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default
+pack = torch.ops.qgraph.pack.default
+nvfp4_mm = torch.ops.qgraph.nvfp4_mm.default
