@@ -7,13 +7,10 @@ from qgraph.ops.define import (
     fake_quant,
     grouped_mm,
     hadamard,
-<<<<<<< HEAD
+    nvfp4_mm,
     observed_mm,
     observed_quant,
-=======
-    nvfp4_mm,
     pack,
->>>>>>> gpu
     pad_ends,
     pad_rows,
     quant_backward,
@@ -35,13 +32,10 @@ __all__ = [
     "fake_quant",
     "grouped_mm",
     "hadamard",
-<<<<<<< HEAD
+    "nvfp4_mm",
     "observed_mm",
     "observed_quant",
-=======
-    "nvfp4_mm",
     "pack",
->>>>>>> gpu
     "pad_ends",
     "pad_rows",
     "quant_backward",

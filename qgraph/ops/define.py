@@ -33,11 +33,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-<<<<<<< HEAD
-from qgraph.ops import check, cpu, grouped, native, observe, shared
-=======
-from qgraph.ops import check, cpu, gpu, grouped, native, packed
->>>>>>> gpu
+from qgraph.ops import check, cpu, gpu, grouped, native, observe, packed, shared
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -318,7 +314,6 @@ _OPS = (
         check.check,
         check.check_fake,
     ),
-<<<<<<< HEAD
     (
         "shared_amax(Tensor x, str format, int axis, bool rows, str group) -> Tensor",
         shared.shared_amax,
@@ -336,10 +331,8 @@ _OPS = (
         observe.observed_mm,
         observe.observed_mm_fake,
     ),
-=======
     (packed.PACK, packed.pack, packed.pack_fake),
     (packed.MULTIPLY, packed.nvfp4_mm, packed.nvfp4_mm_fake),
->>>>>>> gpu
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
