@@ -11,6 +11,7 @@ from qgraph.formats import Codebook, find_element, parse_format
 from qgraph.policy import dump_policy
 from qgraph.policy.trial import try_rules
 from qgraph.tools.changes import describe, operand_bits
+from qgraph.tools.curves import Telemetry, means
 from qgraph.tools.flow import product_flow
 from qgraph.tools.graph_lines import read_lines, slice_before
 from qgraph.tools.look import Look
@@ -41,7 +42,10 @@ class Texts:
 
 
 def report_data(
-    look: Look, values: Measured | None, curves: dict[str, Any] | None
+    look: Look,
+    values: Measured | None = None,
+    curves: dict[str, Any] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> dict[str, Any]:
     """Return all that the report shows, as plain data.
 
@@ -67,6 +71,11 @@ def report_data(
         site["after"] = "\n".join(_code(line.text) for line in after)
         site["shared"] = shared.get(name, [])
         site["values"] = _values(values, entry)
+        site["telemetry"] = {
+            kind: series
+            for kind in entry.operand_kinds
+            if (series := (telemetry or {}).get((entry.module, entry.role, kind)))
+        }
         sites.append(site)
     totals = make_totals(look.entries)
     return {
@@ -93,8 +102,14 @@ def report_data(
             "operand_bits": operand_bits(look.entries),
             "nodes": [len(before), len(lines)],
         },
-        "curves": curves,
+        "curves": _curves(curves, telemetry),
     }
+
+
+def _curves(curves: dict[str, Any] | None, telemetry: Telemetry | None) -> dict[str, Any] | None:
+    if telemetry is None:
+        return curves
+    return {"losses": {}, **(curves or {}), "telemetry": {"SQNR in dB, mean": means(telemetry)}}
 
 
 def in_reading_order(names: Mapping[str, Entry]) -> dict[str, Entry]:
