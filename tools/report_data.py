@@ -58,15 +58,14 @@ def report_data(
     names = in_reading_order(site_names(look.entries))
     lines = read_lines(look.after)
     before = read_lines(look.before)
-    old, rows = {line.name: line.text for line in before}, {line.name: line.text for line in lines}
-    stop = frozenset(old)
+    old, known = {line.name: line.text for line in before}, {line.name: line for line in lines}
     shared = shared_codes(lines, names)
     texts = Texts()
     numbers = {entry.node: number for number, entry in enumerate(names.values())}
     sites = []
     for name, entry in names.items():
         site = _site(look, name, entry, texts)
-        after = slice_before(lines, entry.node, stop - {entry.node}) if entry.node in rows else []
+        after = slice_before(known, entry.node, old) if entry.node in known else []
         site["before"] = _code(old.get(entry.node, ""))
         site["after"] = "\n".join(_code(line.text) for line in after)
         site["shared"] = shared.get(name, [])
