@@ -15,6 +15,7 @@ from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
+from qgraph.tools.cost import cost
 from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
@@ -22,6 +23,7 @@ from qgraph.tools.inspect import inspect
 from qgraph.tools.predict import predict
 from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
+from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
 
 INTERRUPTED = 130
@@ -34,7 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes, predict,
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
+    reproduce, predict, cost,
 ):  # fmt: skip
     app.command()(command)
 

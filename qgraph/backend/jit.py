@@ -100,15 +100,19 @@ def compile(
     return model
 
 
-def enter_stage(model: nn.Module, policy: Policy) -> Report:
+def enter_stage(
+    model: nn.Module, policy: Policy, observe: tuple[int, bool] | None = None
+) -> Report:
     """Compile `model` anew under `policy`, a stage of the one it was compiled under; return the report.
+
+    `observe` is the number of a telemetry recorder, and whether it looks at products.
 
     The code of the stage before is still there: see `replace_call`.
 
     Raises: ModelError as `coverage`.
     """
     known = compiled_by_us(model)
-    outline = replace(known.outline, weights=Outline.of(model).weights)
+    outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
     _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
     return _COMPILED[model].report
 

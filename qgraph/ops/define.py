@@ -12,12 +12,15 @@
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
+    qgraph::pack(x, row, column, ...)               NVFP4 for a matrix unit, both orientations at once
+    qgraph::nvfp4_mm(a, ..., b, ...)                a product of two sides of `pack`
     qgraph::check(found, source, ...)               found; the first time held against its definition
+    qgraph::observed_quant, qgraph::observed_mm     rotate_quant and mm, noting what they do: telemetry
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
 `hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
-`qgraph.numerics`; on a CPU, `qgraph.ops.cpu` computes the same bits.
+`qgraph.numerics`; `qgraph.ops.cpu` and `qgraph.ops.gpu` compute the same bits.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, grouped, native, shared
+from qgraph.ops import check, cpu, gpu, grouped, native, observe, packed, shared
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -94,6 +97,8 @@ def _quantized(
 ) -> Tensor:
     fmt = parse_format(format)
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+    if gpu.supports(x) and gpu.fuses(fmt, mode):
+        return gpu.fake_quant(x, fmt, axis, noise if mode.random else None, amax=amax)
     if not cpu.supports(x):
         return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
     if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
@@ -125,6 +130,11 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
+    drawn = _noise(seed, site)
+    mode = parse_rounding(rounding) if rounding else usual_rounding(drawn)
+    fmt = parse_format(format)
+    if gpu.supports(x) and gpu.fuses(fmt, mode) and gpu.rotates(signs, x.shape[axis]):
+        return gpu.fake_quant(x, fmt, axis, drawn if mode.random else None, signs, output)
     rotated, amax = _rotated(x, signs, axis, output, None)
     return _quantized(rotated, format, axis, _noise(seed, site), rounding, amax)
 
@@ -140,6 +150,24 @@ def _rotate_quant_fake(
     rounding: str | None = None,
 ) -> Tensor:
     return x.new_empty(_padded(x, len(signs), axis))
+
+
+def _observed_quant(
+    x: Tensor, signs: str, output: str, format: str, axis: int, seed: Tensor | None, site: int,
+    rounding: str | None, amax: Tensor | None, recorder: int, place: str,
+) -> Tensor:  # fmt: skip
+    noise = _noise(seed, site)
+    x, known = _rotated(x, signs, axis, output, None) if signs else (x, None)
+    found = _quantized(x, format, axis, noise, rounding, known, amax)
+    kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
+    observe.note(recorder, place, x, found, format, axis, noise, amax, kernels)
+    return found
+
+
+def _observed_quant_fake(
+    x: Tensor, signs: str, output: str, format: str, axis: int, *_: object
+) -> Tensor:
+    return x.new_empty(_padded(x, len(signs), axis) if signs else x.shape)
 
 
 def _quantize(
@@ -293,6 +321,18 @@ _OPS = (
     ),
     ("shared_seed(Tensor seed, str group) -> Tensor", shared.shared_seed, _same_fake),
     ("stream(Tensor seed, int number) -> Tensor", shared.stream, _same_fake),
+    (
+        f"observed_quant(Tensor x, {_CHECK}, Tensor? amax, int recorder, str place) -> Tensor",
+        _observed_quant,
+        _observed_quant_fake,
+    ),
+    (
+        "observed_mm(Tensor a, Tensor b, Tensor high_a, Tensor high_b, int recorder, str place) -> Tensor",
+        observe.observed_mm,
+        observe.observed_mm_fake,
+    ),
+    (packed.PACK, packed.pack, packed.pack_fake),
+    (packed.MULTIPLY, packed.nvfp4_mm, packed.nvfp4_mm_fake),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -321,6 +361,10 @@ quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
 grouped_mm = torch.ops.qgraph.grouped_mm.default
 checked = torch.ops.qgraph.check.default
+observed_quant = torch.ops.qgraph.observed_quant.default
+observed_mm = torch.ops.qgraph.observed_mm.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default
+pack = torch.ops.qgraph.pack.default
+nvfp4_mm = torch.ops.qgraph.nvfp4_mm.default

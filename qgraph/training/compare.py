@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from qgraph.backend.jit import compile
 from qgraph.backend.models import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
-from qgraph.training.callback import CoverageCallback
 from qgraph.training.checkpoint import (
     CheckpointCallback,
     checkpoint_step,
@@ -24,6 +24,7 @@ from qgraph.training.checkpoint import (
 )
 from qgraph.training.optimizer import optimizer_for
 from qgraph.training.text import Windows
+from qgraph.training.trainer import QGraphCallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def train_each(
                 train_dataset=train,
                 eval_dataset=held_out,
                 callbacks=[
-                    CoverageCallback(),
+                    QGraphCallback(),
                     _Watch(policy.name, settings.steps, say),
                     *([CheckpointCallback(allow_other_policy=True)] if store else []),
                     *callbacks,
@@ -130,17 +131,26 @@ def gap_percent(run: Run, baseline: Run) -> float:
     return 100 * (run.held_out - baseline.held_out) / baseline.held_out
 
 
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation; 0 of one value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def plot_losses(runs: Sequence[Run], path: Path) -> None:
-    """Write the loss curves as a PNG."""
+    """Write the loss curves as a PNG; runs of one policy, of several seeds, in one colour."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    colours: dict[str, str] = {}
     for run in runs:
         steps, losses = zip(*run.losses, strict=True)
-        axes.plot(steps, losses, label=f"{run.policy} (held-out {run.held_out:.3f})", linewidth=1.6)
+        held_out = statistics.mean(r.held_out for r in runs if r.policy == run.policy)
+        label = None if run.policy in colours else f"{run.policy} (held-out {held_out:.3f})"
+        colour = colours.setdefault(run.policy, f"C{len(colours)}")
+        axes.plot(steps, losses, label=label, linewidth=1.6, color=colour)
     axes.set(
         xlabel="step",
         ylabel="training loss [nats per token]",
