@@ -18,6 +18,7 @@ from qgraph.tools.cost import cost
 from qgraph.tools.formats import formats
 from qgraph.tools.predict import predict
 from qgraph.tools.train import train
+from qgraph.tools.whatif import whatif
 
 app = typer.Typer(
     help="Low-precision training by rewriting the training graph.",
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats, predict, cost):
+for command in (convert, train, bench, check, formats, predict, cost, whatif):
     app.command()(command)
 
 
