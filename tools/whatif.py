@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qgraph.errors import ArtifactError, PolicyError
-from qgraph.policy.candidates import HIGH_CANDIDATE, parse_candidates
+from qgraph.errors import ArtifactError, ModelError, PolicyError
+from qgraph.policy.candidates import HIGH_CANDIDATE, check_measure, parse_candidates
 from qgraph.tools.format_plot import check_file
 from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.whatif_text import measured_json, whatif_text
 
 if TYPE_CHECKING:
     from qgraph.training.choose import Budget
@@ -78,9 +79,9 @@ def whatif(
     gradient_error, loss_change, cost, counts, random), front, wrote.
     """
     candidates = parse_candidates(formats)
-    limit = _budget(keep, bits, write)
-    for file in filter(None, (plot,)):
-        check_file(file)
+    ranked, limit = check_measure(by), _budget(keep, bits, write)
+    if plot is not None:
+        check_file(plot)
     if write is not None:
         _check_policy_file(write)
     with progress(8) as step:
@@ -90,14 +91,15 @@ def whatif(
 
         from qgraph.backend.models import load_config, load_model
         from qgraph.backend.replay import Replay
-        from qgraph.training.choose import Budget, check_measure, score
+        from qgraph.training.choose import Budget, score
         from qgraph.training.curvature import hessian_traces
         from qgraph.training.sensitivity import measure
         from qgraph.training.text import Windows, read_text, tokenize
 
-        ranked = check_measure(by)
         transformers.utils.logging.disable_progress_bar()
-        vocabulary = int(load_config(model).get_text_config().vocab_size)
+        vocabulary = getattr(load_config(model).get_text_config(), "vocab_size", None)
+        if vocabulary is None:
+            raise ModelError(f"{model}: takes no text", "give a causal language model")
         rows = Windows(tokenize(read_text(data), model, vocabulary), length)
         loaded = load_model(model, seed)
         ids = torch.stack([rows[i * len(rows) // batch]["input_ids"] for i in range(batch)])
@@ -106,7 +108,7 @@ def whatif(
         found = measure(replay, candidates, step, seconds=60 * minutes, seed=seed)
         traces = hessian_traces(replay, probes, seed) if ranked == "hutchinson" else None
         scores = score(found, ranked, traces, replay)
-        result = _result(model, ids.numel(), found, ranked, scores, candidates[0].name)
+        result = measured_json(model, ids.numel(), found, ranked, scores, candidates[0].name)
         if limit is not None or plot is not None:
             step("choosing")
             budget = Budget(kind=limit[0], amount=limit[1]) if limit else None
@@ -114,7 +116,7 @@ def whatif(
     if as_json:
         print_json(result)
     else:
-        sys.stdout.write(_text(result, candidates[0].name, top, width()))
+        sys.stdout.write(whatif_text(result, candidates[0].name, top, width()))
 
 
 def _budget(keep: str | None, bits: float | None, write: str | None) -> tuple[Any, float] | None:
@@ -152,59 +154,6 @@ def _check_policy_file(file: str) -> None:
             f"{file}: cannot write the policy: {problem}",
             "choose another --write, such as mine.yaml",
         )
-
-
-def _result(
-    model: str,
-    tokens: int,
-    found: Sensitivity,
-    by: str,
-    scores: dict[tuple[int, str], float],
-    first: str,
-) -> dict[str, Any]:
-    products = []
-    for number, unit in enumerate(found.units):
-        effects = {c.name: found.effects[number, c.name] for c in found.candidates}
-        products.append(
-            {
-                "module": unit.module,
-                "op": unit.op,
-                "role": unit.role,
-                "block": unit.block,
-                "flops": unit.flops,
-                "score": scores[number, first],
-                "effects": {
-                    name: {
-                        "bits": e.candidate.bits,
-                        "sqnr_db": {k: v if math.isfinite(v) else None for k, v in e.sqnr.items()},
-                        "underflow": e.underflow,
-                        "clipped": e.clipped,
-                        "output_error": e.output_error,
-                        "gradient_error": e.gradient_error,
-                        "measured": e.measured,
-                        "loss_change": e.loss_change,
-                        "first_order": e.first_order,
-                        "fisher": e.fisher,
-                        "kept_gradient_error": e.kept_gradient_error,
-                    }
-                    for name, e in effects.items()
-                },
-            }
-        )
-    measured = [e.measured for e in found.effects.values()]
-    left = Counter(site.unsupported or f"op {site.op}" for site in found.left_out)
-    return {
-        "model": model,
-        "tokens": tokens,
-        "loss": found.loss,
-        "by": by,
-        "products": products,
-        "everything": {
-            "gradient_error": found.all_gradient_error, "loss_change": found.all_loss_change
-        },
-        "measured": sum(measured) / max(1, len(measured)),
-        "left_out": dict(left),
-    }  # fmt: skip
 
 
 def _choose(
@@ -283,61 +232,3 @@ def _write(file: str, text: str) -> None:
         stream.write(text)
     os.chmod(stream.name, 0o644)
     os.replace(stream.name, path)
-
-
-def _text(result: dict[str, Any], first: str, top: int, columns: int) -> str:
-    lines = [
-        (
-            f"{result['model']}: loss {result['loss']:.4f} on {result['tokens']} tokens; each product alone "
-            f"under {first}, the most sensitive by {result['by']} first"
-        ),
-        "",
-    ]
-    room = max(20, columns - 53)
-    head = f"{'role':<6}{'SQNR dB':>12}{'flushed':>8}{'error':>7}{'gradient':>10}{'loss':>10}"
-    lines.append(f"{'module':<{room}}{head}"[:columns])
-    products = sorted(result["products"], key=lambda p: -p["score"])
-    for product in products[:top]:
-        effect = product["effects"][first]
-        ratio = "/".join("-" if v is None else f"{v:.0f}" for v in effect["sqnr_db"].values())
-        flushed = 100 * max(effect["underflow"].values(), default=0.0)
-        loss = "" if effect["loss_change"] is None else f"{effect['loss_change']:+.1e}"
-        mark = "" if effect["measured"] else "~"
-        module = product["module"] or "(root)"
-        module = module if len(module) < room else "..." + module[4 - room :]
-        gradient = f"{mark}{effect['gradient_error']:.4f}"
-        lines.append(
-            f"{module:<{room}}{product['role']:<6}{ratio:>12}{flushed:>7.1f}%"
-            f"{effect['output_error']:>7.3f}{gradient:>10}{loss:>10}"
-        )
-    if len(products) > top:
-        lines.append(f"... and {len(products) - top} more products")
-    return "\n".join([*lines, "", *_totals(result, first)]) + "\n"
-
-
-def _totals(result: dict[str, Any], first: str) -> list[str]:
-    share = f"{100 * result['measured']:.0f}%"
-    lines = [f"{share} of the effects were measured to the end of the step; others (~) are scaled"]
-    if (error := result["everything"]["gradient_error"]) is not None:
-        change = result["everything"]["loss_change"]
-        lines.append(f"everything {first}: gradient off by {error:.4f}, loss {change:+.1e}")
-    lines += [f"left out, {count} products: {why}" for why, count in result["left_out"].items()]
-    if policy := result.get("policy"):
-        ((kind, amount),) = policy["budget"].items()
-        spent, wanted = (
-            (f"{100 * v:.2f}% of FLOPs kept" if kind == "keep" else f"{v:.3f} bits")
-            for v in (policy["cost"], amount)
-        )
-        counts = ", ".join(f"{count} {name}" for name, count in policy["counts"].items())
-        others = ", ".join(f"{value:.4f}" for value in policy["random"])
-        lines += [
-            "",
-            f"policy for at most {wanted}: {spent}; {counts}",
-            (
-                f"gradient off by {policy['gradient_error']:.4f} when all of it runs (predicted, summed: "
-                f"{policy['predicted']:.4f}), loss {policy['loss_change']:+.1e}"
-            ),
-            f"random policies of the same budget: {others}",
-        ]
-    lines += [f"wrote {result[key]}" for key in ("wrote", "plot") if key in result]
-    return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from qgraph.errors import FormatError, PolicyError
 from qgraph.formats import BlockFormat, parse_format
@@ -48,6 +49,26 @@ class Candidate:
 
 
 HIGH_CANDIDATE = Candidate(name=HIGH_NAME)
+
+Measure = Literal["gradient", "loss", "wgrad", "fisher", "hutchinson"]
+MEASURES: dict[Measure, str] = {
+    "gradient": "the whole gradient's relative error with this product alone quantized",
+    "loss": "how far the loss moves with this product alone quantized",
+    "wgrad": "the relative error of the module's weight gradient (arXiv 2509.25149)",
+    "fisher": "the loss the output's error costs, by the squared gradient (empirical Fisher)",
+    "hutchinson": "the loss the weight's error costs, by the Hessian's trace (HAWQ-V2)",
+}
+
+
+def check_measure(name: str) -> Measure:
+    """Return the measure of this name.
+
+    Raises: PolicyError naming the measures there are.
+    """
+    found = next((measure for measure in get_args(Measure) if measure == name), None)
+    if found is None:
+        raise PolicyError("--by", name, "unknown measure", f"use one of: {', '.join(MEASURES)}")
+    return found  # type: ignore[no-any-return]
 
 
 def parse_candidates(text: str) -> tuple[Candidate, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from qgraph.policy.candidates import Candidate
+from qgraph.policy.candidates import HIGH_CANDIDATE, Candidate
 from qgraph.policy.load import load_policy_text
 from qgraph.policy.match import decide
 from qgraph.policy.model import Policy
@@ -23,26 +23,22 @@ def compose_policy(
 
     Raises: AssertionError if the policy as read says anything else: that would be a fault of this function.
     """
-    rules = []
+    rules: list[dict[str, object]] = []
     for role in ROLES:
         for op in dict.fromkeys(site.op for site in sites if site.role == role):
             here = [i for i, site in enumerate(sites) if (site.op, site.role) == (op, role)]
-            for candidate in dict.fromkeys(chosen[i] for i in here if i in chosen):
-                mine = [i for i in here if chosen.get(i) == candidate]
-                if candidate.format is None:
-                    continue  # what no rule matches stays high
-                others = {sites[i].module for i in here if i not in mine}
-                modules = _globs([sites[i] for i in mine], {site.module for site in sites}, others)
-                kinds = dict.fromkeys(kind for i in mine for kind in sites[i].operand_kinds)
-                product = {kind: _entry(candidate, kind) for kind in kinds}
-                rules.append({"match": {"op": op, "role": role, "module": modules}, role: product})
+            groups: dict[Candidate, list[int]] = {}
+            for i in here:
+                groups.setdefault(chosen.get(i, HIGH_CANDIDATE), []).append(i)
+            rules += _rules(op, role, groups, sites)
     transforms = {c.transform.name: c.transform for c in chosen.values() if c.transform}
     head = {"qgraph": 1, "name": name, "source": source}
     if transforms:
         head["transforms"] = {
             key: {"hadamard": t.hadamard, "signs": t.signs} for key, t in transforms.items()
         }
-    rules = rules or [{"match": {}, "keep": "high"}]
+    if not rules:  # a policy that quantizes nothing has this name
+        head["name"], rules = "high", [{"match": {}, "keep": "high"}]
     text = yaml.dump(head, sort_keys=False, width=100) + "rules:\n"
     for rule in rules:
         body = yaml.dump(rule, sort_keys=False, width=100, default_flow_style=None)
@@ -55,6 +51,32 @@ def compose_policy(
             f"{site.module} {site.role}"
         )
     return text, policy
+
+
+def _rules(
+    op: str, role: str, groups: Mapping[Candidate, Sequence[int]], sites: Sequence[SiteFacts]
+) -> list[dict[str, object]]:
+    """Return the rules of one op and role; what stays high is named only where it must be."""
+    known = {site.module for site in sites}
+    rules: list[dict[str, object]] = []
+    # The root module has no path: only a rule for all that is left can name it, so it comes last.
+    roots = [c for c, mine in groups.items() if any(not sites[i].module for i in mine)]
+    order = sorted(groups, key=lambda c: (c in roots, c.format is not None))
+    for candidate in order:
+        mine = groups[candidate]
+        last = candidate in roots
+        if candidate.format is None and (last or not any(root.format for root in roots)):
+            continue  # what no rule matches stays high
+        others = {sites[i].module for c, rest in groups.items() if c != candidate for i in rest}
+        modules = ["*"] if last else _globs([sites[i] for i in mine], known, others)
+        rule: dict[str, object] = {"match": {"op": op, "role": role, "module": modules}}
+        if candidate.format is None:
+            rule["keep"] = "high"
+        else:
+            kinds = dict.fromkeys(kind for i in mine for kind in sites[i].operand_kinds)
+            rule[role] = {kind: _entry(candidate, kind) for kind in kinds}
+        rules.append(rule)
+    return rules
 
 
 def _entry(candidate: Candidate, kind: str) -> object:
@@ -80,7 +102,7 @@ def _globs(sites: Sequence[SiteFacts], known: set[str], others: set[str]) -> lis
             named = {path for path in known if match.match(path)}
             if len(paths) > 1 and paths == named and paths <= {s.module for s in sites}:
                 pattern = f"{parts[0][1:]}*{parts[1]}"
-        found.append(pattern or "*")
+        found.append(pattern)
     unique = list(dict.fromkeys(found))
     # A path without a star also names the ends of longer ones.
     clash = any(

@@ -6,23 +6,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from qgraph.backend.replay import Replay
-from qgraph.errors import PolicyError
 from qgraph.passes.targets import VIEWS, argument_node
 from qgraph.policy.allocate import Allocation, Choice, allocate
-from qgraph.policy.candidates import HIGH_CANDIDATE, Candidate
+from qgraph.policy.candidates import HIGH_CANDIDATE, Candidate, Measure
 from qgraph.training.sensitivity import Effect, Sensitivity, Unit
-
-Measure = Literal["gradient", "loss", "wgrad", "fisher", "hutchinson"]
-MEASURES: dict[Measure, str] = {
-    "gradient": "the whole gradient's relative error with this product alone quantized",
-    "loss": "how far the loss moves with this product alone quantized",
-    "wgrad": "the relative error of the module's weight gradient (arXiv 2509.25149)",
-    "fisher": "the loss the output's error costs, by the squared gradient (empirical Fisher)",
-    "hutchinson": "the loss the weight's error costs, by the Hessian's trace (HAWQ-V2)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +27,6 @@ class Budget:
         if self.kind == "bits":
             return candidate.bits
         return 0.0 if candidate.format else 1.0
-
-
-def check_measure(name: str) -> Measure:
-    """Return the measure of this name.
-
-    Raises: PolicyError naming the measures there are.
-    """
-    found = next((measure for measure in get_args(Measure) if measure == name), None)
-    if found is None:
-        raise PolicyError("--by", name, "unknown measure", f"use one of: {', '.join(MEASURES)}")
-    return found  # type: ignore[no-any-return]
 
 
 def score(
@@ -94,7 +73,7 @@ def _of_module(
         return None
     weight = replay.values[replay.parameters[name]].float()
     noise = float(weight.square().sum()) / math.pow(10, effect.sqnr.get("weight", math.inf) / 10)
-    return 0.5 * max(0.0, traces[name]) / weight.numel() * noise
+    return float(0.5 * max(0.0, traces[name]) / weight.numel() * noise)
 
 
 def weight_of(replay: Replay, unit: Unit) -> str | None:

@@ -117,11 +117,13 @@ def measure(
     end = time.monotonic() + seconds
     order = [*range(len(units))]
     random.Random(seed).shuffle(order)
+    samples = _samples(units, order)
     say("each product quantized alone, run to the end")
     for candidate in candidates:
         for number in order:
             wgrad = units[number].role == "wgrad"  # only its own gradient changes: quick
-            if wgrad or time.monotonic() < end - seconds / 3:
+            sample = number in samples and candidate is candidates[0]
+            if wgrad or sample or time.monotonic() < end - seconds / 3:
                 _alone(replay, found.effects[number, candidate.name], whole, seed)
     _scale(found)
     say("everything quantized but one")
@@ -164,8 +166,8 @@ def _local(replay: Replay, unit: Unit, candidate: Candidate, seed: int) -> Effec
         with replay.quantized([plan]) as new:
             changed = replay.rerun(new, stop=site.node)
             for kind, source, node in _quantizers(site):
-                before = changed.get(source, replay.values.get(source, None))
-                _operand_statistics(effect, kind, before, changed[node], node)
+                before = changed if source in changed else replay.values
+                _operand_statistics(effect, kind, before[source], changed[node], node)
         result, exact = _main(changed[site.node]), _main(replay.values[site.node])
         error += _square(result - exact)
         size += _square(exact)
@@ -233,23 +235,35 @@ def _alone(replay: Replay, effect: Effect, whole: float, seed: int) -> None:
     effect.measured = True
 
 
+def _samples(units: Sequence[Unit], order: Sequence[int]) -> set[int]:
+    """Return two units of each role: measured however little time there is."""
+    by_role: dict[str, list[int]] = {}
+    for number in order:
+        by_role.setdefault(units[number].role, []).append(number)
+    return {number for numbers in by_role.values() for number in numbers[:2]}
+
+
 def _scale(found: Sensitivity) -> None:
     """Fill in the gradient's error where it was not measured.
 
-    A small error of a product does to the gradient what its size says: from the same unit under
-    another candidate if that was measured, else by the median ratio of units of the same role.
+    A small error of a product does to the gradient what its size says. The ratio is that of the
+    same unit under another candidate, or the median of the same layer in other blocks, or of its role.
     """
-    measured = [e for e in found.effects.values() if e.measured and e.output_error > 0]
-    ratios: dict[str, list[float]] = {}
-    own: dict[Unit, float] = {}
-    for effect in measured:
-        ratio = effect.gradient_error / effect.output_error
-        ratios.setdefault(effect.unit.role, []).append(ratio)
-        own.setdefault(effect.unit, ratio)
+    ratios: dict[tuple[str, ...], list[float]] = {}
+    for effect in found.effects.values():
+        if effect.measured and effect.output_error > 0:
+            for key in _likes(effect.unit):
+                ratios.setdefault(key, []).append(effect.gradient_error / effect.output_error)
     for effect in found.effects.values():
         if not effect.measured:
-            like = sorted(ratios.get(effect.unit.role, [1.0]))
-            effect.gradient_error = effect.output_error * own.get(effect.unit, like[len(like) // 2])
+            like = next((ratios[key] for key in _likes(effect.unit) if key in ratios), [1.0])
+            effect.gradient_error = effect.output_error * sorted(like)[len(like) // 2]
+
+
+def _likes(unit: Unit) -> tuple[tuple[str, ...], ...]:
+    """Return what a unit is alike to, the nearest first."""
+    layer = unit.module.replace(f".{unit.block}.", ".*.")
+    return (unit.role, unit.op, unit.module), (unit.role, unit.op, layer), (unit.role,)
 
 
 def _keep_each(
