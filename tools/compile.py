@@ -32,7 +32,9 @@ def compile(
         str | None,
         typer.Option(help="A directory for programs, kernels and machine code; must not exist."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every kernel in it.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, every kernel in it.")
+    ] = False,
 ) -> None:
     """Compile MODEL's training step under POLICY for TARGET, without that GPU; report what it does.
 

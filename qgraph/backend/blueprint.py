@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from qgraph.backend.aot import Capture, capture
 from qgraph.backend.examples import example_inputs
 from qgraph.backend.models import load_config, model_class
-from qgraph.backend.outline import Layer, Outline
+from qgraph.backend.outline import Layer
 from qgraph.passes import GraphFacts
 from qgraph.policy import Policy
 from qgraph.policy.match import first_match
@@ -103,9 +103,7 @@ def _stack_of(model: nn.Module) -> tuple[str, list[nn.Module]]:
     return "", []
 
 
-def _alike(
-    stack: str, blocks: list[nn.Module], config: Any, policy: Policy
-) -> list[list[int]]:
+def _alike(stack: str, blocks: list[nn.Module], config: Any, policy: Policy) -> list[list[int]]:
     """Group the blocks' numbers: same modules and same rules for every one of their products."""
     types = getattr(config, "layer_types", None) or [None] * len(blocks)
     groups: dict[object, list[int]] = {}

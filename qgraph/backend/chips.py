@@ -35,7 +35,9 @@ class Chip:
     def capability(self) -> tuple[int, int]:
         """The compute capability, as torch gives it: (10, 0) for sm_100, (9, 5) for gfx950."""
         digits = re.sub(r"\D", "", self.device.arch)
-        return (int(digits[:-2]), int(digits[-2])) if self.amd else (int(digits[:-1]), int(digits[-1]))
+        return (
+            (int(digits[:-2]), int(digits[-2])) if self.amd else (int(digits[:-1]), int(digits[-1]))
+        )
 
     @property
     def triton_arch(self) -> int | str:

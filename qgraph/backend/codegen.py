@@ -13,8 +13,8 @@ from torch import Tensor
 from torch._inductor import config, ir
 from torch._inductor.codegen.triton import TritonScheduling
 from torch._inductor.compile_fx import _recursive_post_grad_passes, view_to_reshape
-from torch._inductor.dependencies import MemoryDep
 from torch._inductor.debug import DebugContext
+from torch._inductor.dependencies import MemoryDep
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import Scheduler
 from torch._inductor.utils import Placeholder, get_dtype_size
@@ -152,7 +152,10 @@ def _touched(kernel: Any, buffer: Any) -> int:
         return 0
     sizes = V.graph.sizevars
     whole = int(sizes.optimization_hint(V.graph.get_numel(buffer)))
-    indices = {str(dep.index if isinstance(dep, MemoryDep) else number) for number, dep in enumerate(accesses)}
+    indices = {
+        str(dep.index if isinstance(dep, MemoryDep) else number)
+        for number, dep in enumerate(accesses)
+    }
     space = 1
     for numel in kernel.numels.values():
         space *= int(sizes.optimization_hint(numel))

@@ -18,7 +18,9 @@ _PRODUCTS = re.compile(
     r"\b(tcgen05\.mma(?!\.ws\.)[\w.:]*|wgmma\.mma_async[\w.:]*|mma\.sync[\w.:]*|v_s?mfma_\w+|v_wmma_\w+)"
 )
 # The hardware's own rounding to 4 and 8 bits.
-_CONVERSIONS = re.compile(r"\b(cvt\.(?:rn|rs)[\w.]*(?:e2m1|e4m3|e5m2)[\w.]*|v_cvt_\w*(?:fp4|fp8)\w*)")
+_CONVERSIONS = re.compile(
+    r"\b(cvt\.(?:rn|rs)[\w.]*(?:e2m1|e4m3|e5m2)[\w.]*|v_cvt_\w*(?:fp4|fp8)\w*)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

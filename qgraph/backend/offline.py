@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from functorch.compile import min_cut_rematerialization_partition
 from torch._functorch._aot_autograd.descriptors import GradAOTOutput
 from torch._inductor.utils import fresh_inductor_cache
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from qgraph.backend.blueprint import Blueprint, draw
 from qgraph.backend.chips import Chip
-from qgraph.backend.codegen import Call, Program, generate
-from qgraph.backend.machine_code import MachineCode, compile_generated, compile_kernel
+from qgraph.backend.codegen import Call, generate
+from qgraph.backend.launches import compile_launch, launches_of
+from qgraph.backend.machine_code import MachineCode, compile_generated
 from qgraph.backend.retarget import move_to_gpu
 from qgraph.backend.roofline import Work, work_of
 from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
+from qgraph.ops.gpu import Launch
 from qgraph.passes import Report, graph_text, module_path, rewrite
-from qgraph.policy import Policy, load_policy
+from qgraph.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,8 @@ def compile_step(
     captured = blueprint.capture(policy)
     move_to_gpu(captured.graph)
     report = Report(policy=policy)
-    plans = rewrite(captured.graph, policy, captured.facts, target="emulate")
-    report.add(plans)
+    with standing_in(chip):
+        report.add(rewrite(captured.graph, policy, captured.facts, target="native"))
     sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
     kernels: list[Kernel] = []
     compiled: dict[str, MachineCode] = {}
@@ -165,5 +165,28 @@ def _kernels(
         return [
             Kernel(name=call.name, kind="triton", work=work, code=compiled[call.source], **common)
         ]
+    if call.name == "qgraph.seed.default":
+        return []  # drawn on the CPU
+    if call.name.startswith("qgraph."):
+        launches, note = launches_of(call.node)
+        if launches:
+            return [_launched(launch, chip, common, compiled) for launch in launches]
+        work = Work(minimum=call.minimum, moved=call.moved, bandwidth=chip.device.bandwidth)
+        return [Kernel(name=call.name, kind="qgraph", work=work, code=None, note=note, **common)]
     work, note = work_of(call, chip)
     return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]
+
+
+def _launched(
+    launch: Launch, chip: Chip, common: dict[str, Any], compiled: dict[str, MachineCode]
+) -> Kernel:
+    key = repr((launch.kernel, launch.signature, launch.constants))
+    if key not in compiled:
+        compiled[key] = compile_launch(launch, chip)
+    rate: dict[str, Any] = {}
+    if launch.flops:
+        rate = {"flops": launch.flops, "kind": "fp4", "rate": chip.device.peaks["fp4"]}
+    work = Work(minimum=launch.minimum, moved=launch.moved, bandwidth=chip.device.bandwidth, **rate)
+    return Kernel(
+        name=f"qgraph_{launch.kernel}", kind="qgraph", work=work, code=compiled[key], **common
+    )

@@ -25,9 +25,7 @@ ASSUMPTIONS = (
 _SHOWN = 16
 
 
-def comparison(
-    model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
-) -> dict[str, Any]:
+def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
     device = chip.device
     lowered = Counter(e.lowering for e in quantized.report.quantized)
@@ -117,7 +115,12 @@ def comparison_text(found: dict[str, Any], width: int) -> str:
     lines += ["", f"{'':26}{'bf16':>12}{found['policy'][:12]:>13}{'ratio':>9}"]
     rows = [("roofline of a step, ms", plain["step_s"] * 1e3, quantized["step_s"] * 1e3, ".3f")]
     rows += [
-        (f"  {kind}", 1e3 * plain["by_kind"].get(kind, 0), 1e3 * quantized["by_kind"].get(kind, 0), ".3f")
+        (
+            f"  {kind}",
+            1e3 * plain["by_kind"].get(kind, 0),
+            1e3 * quantized["by_kind"].get(kind, 0),
+            ".3f",
+        )
         for kind in {**plain["by_kind"], **quantized["by_kind"]}
     ]
     rows += [

@@ -48,7 +48,9 @@ def work_of(call: Call, chip: Chip) -> tuple[Work, str]:
     bandwidth = chip.device.bandwidth
     if packet not in flop_registry:
         return Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth), ""
-    flops = int(flop_registry[packet](*_values(node.args), **_values(node.kwargs), out_val=_value(node)))
+    flops = int(
+        flop_registry[packet](*_values(node.args), **_values(node.kwargs), out_val=_value(node))
+    )
     dtype = next(v.dtype for v in _values(node.args) if isinstance(v, Tensor))
     kind = _KINDS.get(dtype, "fp32")
     return Work(

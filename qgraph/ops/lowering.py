@@ -11,7 +11,9 @@ def describe_lowering(device_type: str) -> str:
         why = gpu.why_unavailable()
         if why is not None:
             return f"reference ({why})"
-        return "triton kernels for floats in blocks of 16 or 32 or one tensor, reference for the rest"
+        return (
+            "triton kernels for floats in blocks of 16 or 32 or one tensor, reference for the rest"
+        )
     if device_type != "cpu":
         return f"reference (no {device_type} kernels yet)"
     why = cpu_build.why_unavailable()

@@ -54,7 +54,10 @@ def pack(
     of 16), scales of every row swizzled, tensor scale []. A side that is not asked for is empty.
     """
     drawn = int(seed.item()) if seed is not None else 0
-    sides = ((row, row_turns, row_draws, row_site), (column, column_turns, column_draws, column_site))
+    sides = (
+        (row, row_turns, row_draws, row_site),
+        (column, column_turns, column_draws, column_site),
+    )
     if gpu.supports(x):
         return _on_gpu(x.contiguous(), sides, signs, output, drawn)
     found: list[Tensor] = []
@@ -109,7 +112,9 @@ def pack_launches(
         plain=any(not side[1] for side in used), turned=bool(turned),
     )  # fmt: skip
     parts = first.constants["PARTS"]
-    results = sum(_side_bytes(m, n) for m, n, on in ((rows, columns, row), (columns, rows, column)) if on)
+    results = sum(
+        _side_bytes(m, n) for m, n, on in ((rows, columns, row), (columns, rows, column)) if on
+    )
     # The scales are padded to whole tiles of 128 rows and 4 blocks: every one is written.
     tm, tn = _TILES
     grid = (-(-rows // tm), -(-columns // 128) * (128 // tn), 1)
@@ -200,9 +205,7 @@ def nvfp4_mm(
     return (found if bias is None else found + bias.float()).to(dtype)
 
 
-def product_launch(
-    a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool
-) -> Launch:
+def product_launch(a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool) -> Launch:
     """Return the launch of `nvfp4_mm`; its bytes are those of operands and result, each once."""
     (m, k2), n = a, b[0]
     tm, tn, tk = _PRODUCT

@@ -28,8 +28,7 @@ def read(x, place, inside, BF16: tl.constexpr):
     if BF16:
         high = tl.load(x + place, inside, other=0).to(tl.int32) << 16
         return high.to(tl.float32, bitcast=True)
-    else:
-        return tl.load(x + place, inside, other=0.0)
+    return tl.load(x + place, inside, other=0.0)
 
 
 @triton.jit
@@ -50,7 +49,9 @@ def butterfly(y, COUNT: tl.constexpr, POINTS: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def rotate(x, signs, ROWS: tl.constexpr, ALONG: tl.constexpr, POINTS: tl.constexpr, BF16: tl.constexpr):
+def rotate(
+    x, signs, ROWS: tl.constexpr, ALONG: tl.constexpr, POINTS: tl.constexpr, BF16: tl.constexpr
+):
     """Rotate each chunk of POINTS elements along the last axis; bit i of `signs` negates element i."""
     y = tl.reshape(x, [ROWS * ALONG // POINTS, POINTS])
     index = tl.arange(0, POINTS)
@@ -87,30 +88,31 @@ def scales_of(span, whole, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.const
         encode = tl.div_rn(1.0, s * tl.div_rn(1.0, top))
         encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
         return encode, s, byte
-    elif SCALE == WHOLE:
+    if SCALE == WHOLE:
         usable = (amax != 0) & (span != 0x7F800000)
         encode = tl.div_rn(MAX, amax)
         encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
         encode = tl.where(usable, encode, 1.0)
         return encode, tl.div_rn(1.0, encode), span
+    ratio = span
+    if SCALE == CEIL:
+        inverse: tl.constexpr = 1.0 / MAX
+        ratio = (amax * inverse).to(tl.int32, bitcast=True)
+    e, mantissa = ratio >> 23, ratio & 0x7FFFFF
+    if SCALE == CEIL:
+        byte = tl.where(
+            e == 0, (mantissa > 0x400000).to(tl.int32), e + (mantissa > 0).to(tl.int32)
+        )
     else:
-        ratio = span
-        if SCALE == CEIL:
-            inverse: tl.constexpr = 1.0 / MAX
-            ratio = (amax * inverse).to(tl.int32, bitcast=True)
-        e, mantissa = ratio >> 23, ratio & 0x7FFFFF
-        if SCALE == CEIL:
-            byte = tl.where(e == 0, (mantissa > 0x400000).to(tl.int32), e + (mantissa > 0).to(tl.int32))
-        else:
-            byte = e - TOP
-        byte = tl.minimum(tl.maximum(byte, 0), 254)
-        bad = span >= 0x7F800000
-        decode = tl.where(byte == 0, 0x00400000, byte << 23).to(tl.float32, bitcast=True)
-        other = 254 - byte
-        encode = tl.where(other == 0, 0x00400000, other << 23).to(tl.float32, bitcast=True)
-        nan = tl.where(bad, 0x7FC00000, 0).to(tl.float32, bitcast=True)
-        encode, decode = tl.where(bad, nan, encode), tl.where(bad, nan, decode)
-        return encode, decode, tl.where(bad, 255, byte)
+        byte = e - TOP
+    byte = tl.minimum(tl.maximum(byte, 0), 254)
+    bad = span >= 0x7F800000
+    decode = tl.where(byte == 0, 0x00400000, byte << 23).to(tl.float32, bitcast=True)
+    other = 254 - byte
+    encode = tl.where(other == 0, 0x00400000, other << 23).to(tl.float32, bitcast=True)
+    nan = tl.where(bad, 0x7FC00000, 0).to(tl.float32, bitcast=True)
+    encode, decode = tl.where(bad, nan, encode), tl.where(bad, nan, decode)
+    return encode, decode, tl.where(bad, 255, byte)
 
 
 @triton.jit
@@ -224,7 +226,7 @@ def fake_quant_kernel(
     LOWEST: tl.constexpr, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr,
     NOISE: tl.constexpr, STORED_BF16: tl.constexpr, PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
 ):  # fmt: skip
-    """x [batch, M, N] (rotated and) quantized and dequantized; a rotated axis grows to whole chunks."""
+    """X [batch, M, N] (rotated and) quantized and dequantized; a rotated axis grows to whole chunks."""
     b = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * TM + tl.arange(0, TM)
     n = tl.program_id(1) * TN + tl.arange(0, TN)
@@ -295,7 +297,9 @@ def pack_tile(
     inside = (r < rows)[:, None] & (pairs < count * 8)[None, :]
     tl.store(codes + place, (low | (high << 4)).to(tl.uint8), inside)
     byte = tl.reshape(byte, [ROWS // ACROSS, 1, ALONG // 16])
-    byte = tl.reshape(tl.broadcast_to(byte, [ROWS // ACROSS, ACROSS, ALONG // 16]), [ROWS, ALONG // 16])
+    byte = tl.reshape(
+        tl.broadcast_to(byte, [ROWS // ACROSS, ACROSS, ALONG // 16]), [ROWS, ALONG // 16]
+    )
     byte = tl.where((r < rows)[:, None] & (chunks < count)[None, :], byte, 0)
     wide = tl.cdiv(count, 4)
     tile = (r // 128)[:, None] * wide + (chunks // 4)[None, :]
@@ -312,7 +316,7 @@ def pack_kernel(
     COLUMN_POINTS: tl.constexpr, BF16: tl.constexpr, ROW_NOISE: tl.constexpr,
     COLUMN_NOISE: tl.constexpr, STORED_BF16: tl.constexpr, PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
 ):  # fmt: skip
-    """x [M, N] as NVFP4 along N (row) and along M (column), from one read.
+    """X [M, N] as NVFP4 along N (row) and along M (column), from one read.
 
     A rotated side takes its largest magnitude from `turned`, the other from `parts`.
     """
@@ -352,7 +356,7 @@ def product_kernel(
     a, a_scales, a_whole, b, b_scales, b_whole, bias, out, M, N, K2,
     BIAS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr, TK: tl.constexpr,
 ):  # fmt: skip
-    """out [M, N] = a [M, 2·K2] @ b [N, 2·K2].T on NVFP4 codes, scales of tensor and bias applied once."""
+    """Out [M, N] = a [M, 2·K2] @ b [N, 2·K2].T on NVFP4 codes, scales of tensor and bias applied once."""
     columns = tl.cdiv(N, TN)
     tile = tl.program_id(0)
     m = (tile // columns) * TM + tl.arange(0, TM)
@@ -364,13 +368,21 @@ def product_kernel(
         k = start * (TK // 2) + tl.arange(0, TK // 2)
         c = start * (TK // 16) + tl.arange(0, TK // 16)
         left = tl.load(
-            a + m[:, None].to(tl.int64) * K2 + k[None, :], held_m[:, None] & (k < K2)[None, :], other=0
+            a + m[:, None].to(tl.int64) * K2 + k[None, :],
+            held_m[:, None] & (k < K2)[None, :],
+            other=0,
         )
         right = tl.load(
-            b + n[None, :].to(tl.int64) * K2 + k[:, None], held_n[None, :] & (k < K2)[:, None], other=0
+            b + n[None, :].to(tl.int64) * K2 + k[:, None],
+            held_n[None, :] & (k < K2)[:, None],
+            other=0,
         )
-        left_scales = load_scales(a_scales, tl.where(held_m, m, 0), tl.minimum(c, wide * 4 - 1), wide)
-        right_scales = load_scales(b_scales, tl.where(held_n, n, 0), tl.minimum(c, wide * 4 - 1), wide)
+        left_scales = load_scales(
+            a_scales, tl.where(held_m, m, 0), tl.minimum(c, wide * 4 - 1), wide
+        )
+        right_scales = load_scales(
+            b_scales, tl.where(held_n, n, 0), tl.minimum(c, wide * 4 - 1), wide
+        )
         total = tl.dot_scaled(left, left_scales, "e2m1", right, right_scales, "e2m1", total)
     found = total * (tl.load(a_whole) * tl.load(b_whole))
     if BIAS:

@@ -56,7 +56,9 @@ ALL = tuple(itertools.product((-1, -2), (None, NOISE)))
 
 
 def every_shape() -> Iterator[Found]:
-    for x, text in itertools.product(shapes(), (*NVFP4, "e4m3/1x32/ue8m0-rceil", "e4m3/tensor/fp32")):
+    for x, text in itertools.product(
+        shapes(), (*NVFP4, "e4m3/1x32/ue8m0-rceil", "e4m3/tensor/fp32")
+    ):
         for axis, noise in ALL:
             fmt = parse_format(text)
             want = numerics.fake_quant(x, fmt, axis, noise)
