@@ -84,9 +84,12 @@ def compile_step(
     batch: int,
     length: int,
     dtype: torch.dtype = torch.bfloat16,
+    machine_code: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Step:
     """Generate and compile the training step of the model called `name` for `chip`.
+
+    Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
 
     Raises: ModelError if Triton is missing, or as `draw` and `capture`.
     """

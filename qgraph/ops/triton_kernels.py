@@ -26,9 +26,10 @@ def bits_of(x):
 def read(x, place, inside, BF16: tl.constexpr):
     """Load float32, or bfloat16 that is given as its bits, int16."""
     if BF16:
-        high = tl.load(x + place, inside, other=0).to(tl.int32) << 16
-        return high.to(tl.float32, bitcast=True)
-    return tl.load(x + place, inside, other=0.0)
+        v = (tl.load(x + place, inside, other=0).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        v = tl.load(x + place, inside, other=0.0)
+    return v
 
 
 @triton.jit
@@ -67,52 +68,64 @@ def rotate(
 
 
 @triton.jit
+def two_level_scales(amax, whole, MAX: tl.constexpr):
+    """Return (encode, decode, byte) of the NVFP4 rule: see `qgraph.numerics.scales.two_level`."""
+    top = tl.div_rn(MAX * 448.0, whole)
+    top = tl.where(top > FLT_MAX, FLT_MAX, top)
+    top = tl.where((whole == 0) | (top == 0), 1.0, top)
+    s = amax * (top * (1.0 / MAX))
+    s = nearest(tl.where(s > 448.0, 448.0, s), 3, 121)
+    field = (s.to(tl.int32, bitcast=True) >> 20) - 960
+    byte = tl.where(s < 0.015625, (s * 512.0).to(tl.int32), field)
+    encode = tl.div_rn(1.0, s * tl.div_rn(1.0, top))
+    return tl.where(encode > FLT_MAX, FLT_MAX, encode), s, tl.where(s == s, byte, 127)
+
+
+@triton.jit
+def tensor_scales(amax, MAX: tl.constexpr):
+    """Return (encode, decode) of one float32 scale: see `qgraph.numerics.scales.full_precision`."""
+    encode = tl.div_rn(MAX, amax)
+    encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
+    encode = tl.where((amax != 0) & (bits_of(amax) != 0x7F800000), encode, 1.0)
+    return encode, tl.div_rn(1.0, encode)
+
+
+@triton.jit
+def power_scales(span, MAX: tl.constexpr, TOP: tl.constexpr, UP: tl.constexpr):
+    """Return (encode, decode, byte) of the MX rules: see `qgraph.numerics.scales.power_of_two`.
+
+    Multiplying by the inverse of a power of two is dividing by it.
+    """
+    if UP:
+        ratio = (span.to(tl.float32, bitcast=True) * (1.0 / MAX)).to(tl.int32, bitcast=True)
+        e, mantissa = ratio >> 23, ratio & 0x7FFFFF
+        byte = tl.where(e == 0, (mantissa > 0x400000).to(tl.int32), e + (mantissa > 0).to(tl.int32))
+    else:
+        byte = (span >> 23) - TOP
+    byte = tl.minimum(tl.maximum(byte, 0), 254)
+    bad = span >= 0x7F800000
+    decode = tl.where(byte == 0, 0x00400000, byte << 23)
+    encode = tl.where(byte == 254, 0x00400000, (254 - byte) << 23)
+    decode = tl.where(bad, 0x7FC00000, decode).to(tl.float32, bitcast=True)
+    encode = tl.where(bad, 0x7FC00000, encode).to(tl.float32, bitcast=True)
+    return encode, decode, tl.where(bad, 255, byte)
+
+
+@triton.jit
 def scales_of(span, whole, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr):
     """Return (encode, decode, byte) of blocks whose magnitudes have the bits `span`.
 
-    `whole` is the tensor's largest magnitude. TOP is the exponent of MAX. Powers of two are exact, so
-    multiplying by their inverse is dividing by them.
+    `whole` is the tensor's largest magnitude, TOP the exponent of MAX.
     """
     amax = span.to(tl.float32, bitcast=True)
     if SCALE == TWO_LEVEL:
-        bound: tl.constexpr = MAX * 448.0
-        top = tl.div_rn(bound, whole)
-        top = tl.where(top > FLT_MAX, FLT_MAX, top)
-        top = tl.where((whole == 0) | (top == 0), 1.0, top)
-        s = amax * (top * (1.0 / MAX))
-        s = tl.where(s > 448.0, 448.0, s)
-        s = nearest(s, 3, 121)
-        b = s.to(tl.int32, bitcast=True)
-        byte = tl.where(s < 0.015625, (s * 512.0).to(tl.int32), (b >> 20) - 960)
-        byte = tl.where(s == s, byte, 127)
-        encode = tl.div_rn(1.0, s * tl.div_rn(1.0, top))
-        encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
-        return encode, s, byte
-    if SCALE == WHOLE:
-        usable = (amax != 0) & (span != 0x7F800000)
-        encode = tl.div_rn(MAX, amax)
-        encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
-        encode = tl.where(usable, encode, 1.0)
-        return encode, tl.div_rn(1.0, encode), span
-    ratio = span
-    if SCALE == CEIL:
-        inverse: tl.constexpr = 1.0 / MAX
-        ratio = (amax * inverse).to(tl.int32, bitcast=True)
-    e, mantissa = ratio >> 23, ratio & 0x7FFFFF
-    if SCALE == CEIL:
-        byte = tl.where(
-            e == 0, (mantissa > 0x400000).to(tl.int32), e + (mantissa > 0).to(tl.int32)
-        )
+        encode, decode, byte = two_level_scales(amax, whole, MAX)
+    elif SCALE == WHOLE:
+        encode, decode = tensor_scales(amax, MAX)
+        byte = span
     else:
-        byte = e - TOP
-    byte = tl.minimum(tl.maximum(byte, 0), 254)
-    bad = span >= 0x7F800000
-    decode = tl.where(byte == 0, 0x00400000, byte << 23).to(tl.float32, bitcast=True)
-    other = 254 - byte
-    encode = tl.where(other == 0, 0x00400000, other << 23).to(tl.float32, bitcast=True)
-    nan = tl.where(bad, 0x7FC00000, 0).to(tl.float32, bitcast=True)
-    encode, decode = tl.where(bad, nan, encode), tl.where(bad, nan, decode)
-    return encode, decode, tl.where(bad, 255, byte)
+        encode, decode, byte = power_scales(span, MAX, TOP, SCALE == CEIL)
+    return encode, decode, byte
 
 
 @triton.jit
@@ -247,7 +260,7 @@ def fake_quant_kernel(
         whole = load_whole(parts, PARTS)
     number = b * rows + r.to(tl.int64)
     chunks = (k // 16 + tl.arange(0, K // 16)).to(tl.int64)
-    values, negative, decode, byte = quantize_tile(
+    values, negative, decode, _ = quantize_tile(
         v, whole, number, chunks, tl.cdiv(size, 16), seed, site, R, K, ACROSS, BLOCK, MANTISSA,
         LOWEST, MAX, TOP, SCALE, NOISE,
     )  # fmt: skip
@@ -284,7 +297,7 @@ def pack_tile(
         x = rotate(x, signs, ROWS, ALONG, POINTS, BF16)
     chunks = k // 16 + tl.arange(0, ALONG // 16)
     count = tl.cdiv(size, 16)
-    values, negative, decode, byte = quantize_tile(
+    values, negative, _, byte = quantize_tile(
         x, whole, r.to(tl.int64), chunks.to(tl.int64), count, seed, site,
         ROWS, ALONG, ACROSS, 16, 1, 127, 6.0, 2, TWO_LEVEL, NOISE,
     )  # fmt: skip
@@ -314,9 +327,10 @@ def pack_kernel(
     row_codes, row_scales, row_whole, column_codes, column_scales, column_whole,
     ROW: tl.constexpr, COLUMN: tl.constexpr, ACROSS: tl.constexpr, ROW_POINTS: tl.constexpr,
     COLUMN_POINTS: tl.constexpr, BF16: tl.constexpr, ROW_NOISE: tl.constexpr,
-    COLUMN_NOISE: tl.constexpr, STORED_BF16: tl.constexpr, PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
+    COLUMN_NOISE: tl.constexpr, STORED_BF16: tl.constexpr, PARTS: tl.constexpr,
+    TM: tl.constexpr, TN: tl.constexpr,
 ):  # fmt: skip
-    """X [M, N] as NVFP4 along N (row) and along M (column), from one read.
+    """Store x [M, N] as NVFP4 along N (row) and along M (column), from one read.
 
     A rotated side takes its largest magnitude from `turned`, the other from `parts`.
     """
