@@ -6,8 +6,10 @@ kernels to break first, as old=>new: then there must be disagreements.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,20 +158,21 @@ def main() -> None:
 
 def _break(change: str) -> None:
     """Load the kernels with one line changed."""
-    import importlib.util
-    import tempfile
-
     old, new = change.split("=>")
-    source = Path(gpu.__file__).with_name("triton_kernels.py").read_text()
-    assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
-    with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as file:
-        file.write(source.replace(old, new))
-    spec = importlib.util.spec_from_file_location("broken_kernels", file.name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    gpu.kernels = lambda: module
+    for name in ("triton_parts", "triton_kernels"):
+        source = Path(gpu.__file__).with_name(f"{name}.py").read_text()
+        if old not in source:
+            continue
+        assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
+        with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as file:
+            file.write(source.replace(old, new))
+        spec = importlib.util.spec_from_file_location(f"qgraph.ops.{name}", file.name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[f"qgraph.ops.{name}"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return
+    raise AssertionError(f"{old!r} is nowhere")
 
 
 if __name__ == "__main__":
