@@ -113,3 +113,11 @@ def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
     left = ("int8/row/fp32", "e2m1/1x16/e4m3:4over6/fp32", "nf4/1x64/fp32", "e2m1/3x7/e4m3/fp32")
     assert [gpu.fuses(parse_format(text), nearest) for text in taken] == [True] * 3
     assert [gpu.fuses(parse_format(text), nearest) for text in left] == [False] * 4
+
+
+def test_the_gpu_check_runs_without_a_gpu_and_says_why() -> None:
+    from tests.gpu_check import CHECKS, run
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: run make gpu-check")
+    assert list(run()) == [(name, "skipped", "no CUDA device") for name, _ in CHECKS]
