@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +25,19 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+_ALONE: ContextVar[Processes | None] = ContextVar("alone", default=None)
+
+
+@contextmanager
+def alone_as(stream: int) -> Iterator[None]:
+    """Within the block, give graphs of this single process the random bits of process `stream` of many."""
+    token = _ALONE.set(Processes(splits={}, stream=stream))
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 class Meshes:
     """The meshes a model's weights are split over, as far as graphs have shown them."""
 
@@ -37,7 +52,7 @@ class Meshes:
         Raises: ModelError if a weight is split in a way qgraph does not follow.
         """
         if not is_distributed():
-            return None
+            return _ALONE.get()
         found = {
             str(i): split for i, v in enumerate(inputs) if _is_split(v) and (split := _split(v))
         }
