@@ -146,6 +146,7 @@ def main(
         str, typer.Option(help="Recipes or policy files, with commas.")
     ] = "high,nvfp4,nvfp4_naive,fp8,mxfp8,int8",
     steps: Annotated[int, typer.Option(min=1)] = 4,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 2,
     codegen: Annotated[bool, typer.Option("--codegen", help="Compile with Inductor.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -170,7 +171,12 @@ def main(
             for count in worlds:
                 for wanted in policies:
                     case = Case(
-                        engine=chosen, policy=wanted, world=count, steps=steps, codegen=codegen
+                        engine=chosen,
+                        policy=wanted,
+                        world=count,
+                        steps=steps,
+                        codegen=codegen,
+                        layers=layers,
                     )
                     found.append(measure(case))
                     if not as_json:

@@ -37,6 +37,7 @@ class Case:
     world: int
     steps: int
     codegen: bool = False
+    layers: int = 2
     seconds: float = 120.0
 
 
@@ -49,11 +50,11 @@ class Step:
     after: dict[str, Tensor]
 
 
-def make_model() -> LlamaForCausalLM:
-    """Return the model: two blocks, hidden size 64, four heads, the same each time."""
+def make_model(layers: int = 2) -> LlamaForCausalLM:
+    """Return the model: that many blocks, hidden size 64, four heads, the same each time."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=32, use_cache=False, tie_word_embeddings=False,
     )  # fmt: skip
     model: LlamaForCausalLM = LlamaForCausalLM(config).train()
@@ -81,7 +82,7 @@ def work(rank: int, case: Case, folder: Path) -> None:
         world_size=case.world,
         timeout=datetime.timedelta(seconds=case.seconds),
     )
-    model = make_model()
+    model = make_model(case.layers)
     call = _distribute(model, case)
     compiled = call if case.engine == "ddp" else model
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -156,7 +157,7 @@ class OneProcess:
         self.noise = 0.0  # how much the sums that tensor parallelism splits are off, in roundings
 
     def _make(self, stream: int) -> tuple[LlamaForCausalLM, int]:
-        model = make_model()
+        model = make_model(self._case.layers)
         if self._case.engine == "fsdp":
             # FSDP's hooks end a graph before and after each block: so do these.
             for module in (model, *model.model.layers):
