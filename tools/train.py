@@ -41,6 +41,12 @@ def train(
         str,
         typer.Option(help="emulate; native (products on codes, where that pays); native-always."),
     ] = "emulate",
+    codegen: Annotated[
+        bool, typer.Option(help="Compile with Inductor, or run the graph op by op.")
+    ] = True,
+    timeout: Annotated[
+        int, typer.Option(min=1, help="Seconds that processes wait for each other.")
+    ] = 600,
     save_every: Annotated[
         int | None, typer.Option(min=1, help="Write a checkpoint into --out every so many steps.")
     ] = None,
@@ -93,8 +99,9 @@ def train(
         transformers.utils.logging.disable_progress_bar()
         ids = tokenize(read_text(text), model, _vocabulary(model))
         settings = Settings(
-            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16, target=chosen
-        )
+            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16, target=chosen,
+            codegen=codegen, timeout=timeout,
+        )  # fmt: skip
         folder, store = None, None
         if save_every is not None and out is not None:
             store = Store(
@@ -109,8 +116,8 @@ def train(
         elif out is not None and store is not None:
             facts = {
                 "model": model, "text": text_digest(ids), "steps": steps, "batch": batch,
-                "length": length, "rate": rate, "seed": seed, "seeds": seeds, "bf16": bf16, "target": target,
-                "save_every": save_every,
+                "length": length, "rate": rate, "seed": seed, "seeds": seeds, "bf16": bf16,
+                "target": target, "codegen": codegen, "processes": world_size(), "save_every": save_every,
             }  # fmt: skip
             folder = stack.enter_context(run_folder(out, facts, resume=resume))
         elif out is not None:

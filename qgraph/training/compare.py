@@ -40,6 +40,7 @@ class Settings:
     codegen: bool = True
     target: Target = "emulate"
     held_out: float = 0.05
+    timeout: int = 600  # seconds that processes wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,11 @@ def train_each(
             optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             last = _last(folder, policy, store, trainer.args)
+            if store is not None and store.resume:
+                where = (
+                    "its beginning: there is no checkpoint yet" if last is None else Path(last).name
+                )
+                say(f"resuming {policy.name} from {where}")
             if last is not None and checkpoint_step(last) >= settings.steps:
                 load_finished(trainer, last)  # Trainer would take one step more
             else:
@@ -207,6 +213,7 @@ def _arguments(folder: str, settings: Settings, store: Store | None) -> Training
         report_to="none",
         disable_tqdm=True,
         prediction_loss_only=True,
+        ddp_timeout=settings.timeout,
     )
 
 
