@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from contextlib import ExitStack, redirect_stdout
@@ -82,7 +83,10 @@ def train(
         for number in range(seed, seed + seeds):
             if seeds > 1:
                 step(f"seed {number}")
-            every += train_each(model, policies, ids, replace(settings, seed=number), step)
+            with redirect_stdout(
+                io.StringIO() if number > seed else sys.stdout
+            ):  # one table is enough
+                every += train_each(model, policies, ids, replace(settings, seed=number), step)
             if folder is not None:
                 for run in every[-2:]:
                     name = run.policy if seeds == 1 else f"{run.policy}-seed{number}"
