@@ -125,7 +125,7 @@ def test_the_error_of_wgrad_is_that_of_the_gradient(
 def test_a_run_with_telemetry_is_the_run_without(
     observed: tuple[qgraph.Run, Layer, Path], tmp_path: Path
 ) -> None:
-    run, model, _ = observed
+    _, model, _ = observed
     without, plain = run_once(tmp_path, 0)
     assert model.up.weight.grad is not None
     assert plain.up.weight.grad is not None
@@ -144,11 +144,8 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_table_shows_the_worst_site_of_each_operand() -> None:
-    rows = [
-        row(),
-        row(module="model.layers.3.mlp.up_proj", sqnr_db=10.0),
-        row(operand="weight", sqnr_db=None),
-    ]
+    worse = row(module="model.layers.3.mlp.up_proj", sqnr_db=10.0)
+    rows = [row(), worse, row(operand="weight", sqnr_db=None)]
     table = summary(4, 10, rows)
     cells = [list(column.cells) for column in table.columns]
     assert cells[3] == ["15.0", "exact"]
