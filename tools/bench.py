@@ -34,7 +34,7 @@ def bench(
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
-        qgraph bench --policy nvfp4 --telemetry 100
+    For example: qgraph bench --policy nvfp4 --telemetry 100
 
     JSON keys: model, policy, target, lowering (how many products run how), device, tokens, rounds;
     plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one step,

@@ -16,12 +16,14 @@ from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
 from qgraph.backend.outline import Layer, Outline
+from qgraph.backend.parallel import whole_graphs
+from qgraph.backend.parameters import store_parameters
 from qgraph.backend.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import Report, Target
-from qgraph.policy import Policy, check_blocks, load_policy, stage
+from qgraph.policy import Policy, check_blocks, check_parts, load_policy, stage
 
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
 # The compiled call refers to its model, so only a weak reference to it lets the model go.
@@ -76,7 +78,7 @@ def compile(
     A policy's `schedule` and `monitors` take a run that counts steps: `qgraph.Run` or
     `qgraph.QGraphCallback`; a training call without one warns.
 
-    Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
+    Raises: PolicyError if the policy is wrong, or names blocks or parts the model does not have;
         ModelError if `model` is not a module, the target is unknown or `options` names a backend.
     """
     if not isinstance(model, nn.Module):
@@ -85,7 +87,10 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
+    check_parts(chosen, outline.modules.values())
     check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    if chosen.parameters is not None:
+        store_parameters(model, chosen.parameters)
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)
@@ -136,6 +141,7 @@ def _enter(
     )
     backend = make_backend(policy, report, outline, target=target, codegen=codegen)
     _compile_in_place(model, backend, options)
+    model._compiled_call_impl = whole_graphs(model._compiled_call_impl)  # type: ignore[arg-type]
     if policy.min_flops is not None and model._compiled_call_impl is not None:
         model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
     _COMPILED[model] = Compiled(

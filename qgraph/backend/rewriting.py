@@ -8,10 +8,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.backends.common import aot_autograd
@@ -26,8 +26,19 @@ from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
+from qgraph.backend.parallel import Meshes, name_splits
+from qgraph.backend.partition import Partitioner
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import Report, Target, insert_check, insert_observe, lookups, rewrite
+from qgraph.passes import (
+    GraphFacts,
+    Processes,
+    Report,
+    Target,
+    insert_check,
+    insert_observe,
+    lookups,
+    rewrite,
+)
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -48,6 +59,7 @@ def make_backend(
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
     times: Counter[object] = Counter()
+    meshes = Meshes()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
@@ -64,14 +76,15 @@ def make_backend(
                 stacklevel=2,
             )
         if outline is not None:
-            report.not_captured -= {outline.weights.get(id(value), "") for value in inputs}
-        rewriting = _Rewrite(
+            report.not_captured -= outline.seen(inputs)
+        rewriting = Rewrite(
             policy=policy,
             report=report,
             parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
             outline=outline,
             frame=frame,
             target=target,
+            processes=meshes.see(inputs, outline.owner() if outline else None),
             check=next(_GRAPHS) if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0") else 0,
         )
         if not codegen:
@@ -79,10 +92,13 @@ def make_backend(
         # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
         # keyed by the rewritten graph and `uuid`, stays on.
         with functorch_config.patch(enable_autograd_cache=False):
+            patches: dict[str, Any] = {"joint_custom_pre_pass": rewriting}
+            if policy.stash:
+                patches["custom_partitioner_fn"] = rewriting.partitioner()
             compiled: Any = compile_fx(
                 module,
                 inputs,
-                config_patches={"joint_custom_pre_pass": rewriting},
+                config_patches=patches,
                 decompositions=decompositions(),
             )
         return compiled  # type: ignore[no-any-return]
@@ -107,14 +123,14 @@ def _guard_modules(module: GraphModule) -> None:
 
 
 def _run_op_by_op(
-    rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]
+    rewriting: Rewrite, module: GraphModule, inputs: Sequence[Any]
 ) -> Callable[..., Any]:
     def partition(
         joint: GraphModule, joint_inputs: Any, **kwargs: Any
     ) -> tuple[GraphModule, GraphModule]:
         rewriting(joint.graph)
         joint.recompile()
-        return min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)  # type: ignore[no-any-return]
+        return rewriting.partitioner()(joint, joint_inputs, **kwargs)
 
     def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
         rewriting(graph_module.graph)
@@ -135,7 +151,7 @@ def _run_op_by_op(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rewrite(CustomGraphPass):
+class Rewrite(CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
     policy: Policy
@@ -144,11 +160,18 @@ class _Rewrite(CustomGraphPass):
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
+    processes: Processes | None  # with splits by number of the input
     check: int  # with QGRAPH_VERIFY=1 the graph's own number, else 0
 
-    def __call__(self, graph: Graph) -> None:
-        start = time.perf_counter()
+    def facts(self, graph: Graph) -> GraphFacts:
+        """Return what the passes must know about a joint graph."""
         facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        return replace(facts, processes=name_splits(self.processes, graph))
+
+    def __call__(self, graph: Graph) -> None:
+        """Rewrite a joint graph in place, and report it."""
+        start = time.perf_counter()
+        facts = self.facts(graph)
         try:
             plans = rewrite(graph, self.policy, facts, target=self.target)
         except QGraphError:
@@ -173,7 +196,18 @@ class _Rewrite(CustomGraphPass):
                 stacklevel=2,
             )
 
+    def partitioner(self) -> Partitioner:
+        """Return what cuts the graph after this pass."""
+        return Partitioner(
+            policy=self.policy,
+            report=self.report,
+            facts=self.facts,
+            frame=self.frame,
+            key=self.uuid(),
+        )
+
     def uuid(self) -> str:
+        """Return the key of code built with this policy for this model."""
         key = f"{cache_key(self.policy)} {self.target}"
         if self.check:  # never another process's code: what is checked once is remembered here
             key += f" checked {os.getpid()} {self.check}"

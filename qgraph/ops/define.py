@@ -6,17 +6,21 @@
     qgraph::rotate_quant(...)                       the two above in one, made by the `lower` pass
     qgraph::quant_backward(grad, x, ...)            a gradient past a quantizer, not straight through
     qgraph::delayed_amax(x, store, row, ...)        the largest magnitude of the steps before
+    qgraph::shared_amax(x, format, axis, rows, group)  the largest magnitude over several processes
+    qgraph::shared_seed(seed, group), qgraph::stream(seed, number)  the seed of one of them
     qgraph::quantize / qgraph::dequantize           the packed bits
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
+    qgraph::pack(x, row, column, ...)               NVFP4 for a matrix unit, both orientations at once
+    qgraph::nvfp4_mm(a, ..., b, ...)                a product of two sides of `pack`
     qgraph::check(found, source, ...)               found; the first time held against its definition
     qgraph::observed_quant, qgraph::observed_mm     rotate_quant and mm, noting what they do: telemetry
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
 `hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
-`qgraph.numerics`; on a CPU, `qgraph.ops.cpu` computes the same bits.
+`qgraph.numerics`; `qgraph.ops.cpu` and `qgraph.ops.gpu` compute the same bits.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, grouped, native, observe
+from qgraph.ops import check, cpu, gpu, grouped, native, observe, packed, shared
 from qgraph.ops.history import delayed_amax
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
@@ -93,9 +97,11 @@ def _quantized(
 ) -> Tensor:
     fmt = parse_format(format)
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+    if gpu.supports(x) and gpu.fuses(fmt, mode):
+        return gpu.fake_quant(x, fmt, axis, noise if mode.random else None, amax=amax)
     if not cpu.supports(x):
         return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
-    if cpu.fuses(fmt, mode):
+    if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
         if amax is not None:
             known_amax = int(amax.view(torch.int32))
         return cpu.fake_quant(x, fmt, axis, noise if mode.random else None, known_amax)
@@ -124,6 +130,11 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
+    drawn = _noise(seed, site)
+    mode = parse_rounding(rounding) if rounding else usual_rounding(drawn)
+    fmt = parse_format(format)
+    if gpu.supports(x) and gpu.fuses(fmt, mode) and gpu.rotates(signs, x.shape[axis]):
+        return gpu.fake_quant(x, fmt, axis, drawn if mode.random else None, signs, output)
     rotated, amax = _rotated(x, signs, axis, output, None)
     return _quantized(rotated, format, axis, _noise(seed, site), rounding, amax)
 
@@ -240,6 +251,10 @@ def _scaled_mm_fake(
     return a.new_empty([a.shape[0], b.shape[0]], dtype=dtype)
 
 
+def _same_fake(seed: Tensor, _: object) -> Tensor:
+    return torch.empty_like(seed)
+
+
 def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
@@ -300,6 +315,13 @@ _OPS = (
         check.check_fake,
     ),
     (
+        "shared_amax(Tensor x, str format, int axis, bool rows, str group) -> Tensor",
+        shared.shared_amax,
+        shared.shared_amax_fake,
+    ),
+    ("shared_seed(Tensor seed, str group) -> Tensor", shared.shared_seed, _same_fake),
+    ("stream(Tensor seed, int number) -> Tensor", shared.stream, _same_fake),
+    (
         f"observed_quant(Tensor x, {_CHECK}, Tensor? amax, int recorder, str place) -> Tensor",
         _observed_quant,
         _observed_quant_fake,
@@ -309,6 +331,8 @@ _OPS = (
         observe.observed_mm,
         observe.observed_mm_fake,
     ),
+    (packed.PACK, packed.pack, packed.pack_fake),
+    (packed.MULTIPLY, packed.nvfp4_mm, packed.nvfp4_mm_fake),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
@@ -329,6 +353,9 @@ hadamard = torch.ops.qgraph.hadamard.default
 fake_quant = torch.ops.qgraph.fake_quant.default
 rotate_quant = torch.ops.qgraph.rotate_quant.default
 delayed = torch.ops.qgraph.delayed_amax.default
+shared_amax = torch.ops.qgraph.shared_amax.default
+shared_seed = torch.ops.qgraph.shared_seed.default
+stream = torch.ops.qgraph.stream.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
@@ -339,3 +366,5 @@ observed_mm = torch.ops.qgraph.observed_mm.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default
+pack = torch.ops.qgraph.pack.default
+nvfp4_mm = torch.ops.qgraph.nvfp4_mm.default

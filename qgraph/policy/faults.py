@@ -12,8 +12,16 @@ from pydantic_core import ErrorDetails
 
 from qgraph.errors import PolicyError
 from qgraph.policy.document import Document, Path, key_text, shown
+from qgraph.policy.memory_schema import (
+    OptimizerEntry,
+    ParametersEntry,
+    StashEntry,
+    StashMatchEntry,
+    StoredEntry,
+)
 from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.schema import (
+    ClaimEntry,
     CoverageEntry,
     DgradEntry,
     FormatEntry,
@@ -30,7 +38,9 @@ from qgraph.policy.schema import (
 from qgraph.policy.selector import OperandKind
 from qgraph.policy.values import FAULT
 
+# Of keys with one name, such as match, the last one's example counts.
 MODELS: tuple[type[BaseModel], ...] = (
+    OptimizerEntry, StoredEntry, ParametersEntry, StashEntry, StashMatchEntry,
     SetEntry, ScheduleEntry, MonitorEntry,
     PolicyFile, CoverageEntry, FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry,
     WgradEntry, OperandEntry,
@@ -54,6 +64,7 @@ WANTED = {
     "string_type": "a name",
 }
 ENTRIES: dict[str, type[BaseModel]] = {
+    "claims": ClaimEntry, "keep": MatchEntry,
     "formats": FormatEntry, "transforms": TransformEntry, "rules": RuleEntry, "match": MatchEntry,
     "fprop": FpropEntry, "dgrad": DgradEntry, "wgrad": WgradEntry, "schedule": ScheduleEntry,
     "monitors": MonitorEntry, "set": SetEntry,
@@ -146,7 +157,26 @@ def _model_at(path: Path) -> type[BaseModel]:
             return PolicyFile
         case ("coverage",):
             return CoverageEntry
-        case ("formats" | "transforms" | "rules" | "schedule" | "monitors" as group, _):
+        case ("optimizer",):
+            return OptimizerEntry
+        case ("parameters",):
+            return ParametersEntry
+        case ("optimizer" | "parameters", _):
+            return StoredEntry
+        case ("stash", _):
+            return StashEntry
+        case ("stash", _, "match"):
+            return StashMatchEntry
+        case (
+            "formats"
+            | "transforms"
+            | "rules"
+            | "schedule"
+            | "monitors"
+            | "keep"
+            | "claims" as group,
+            _,
+        ):
             return ENTRIES[group]
         case ("rules" | "schedule", _, str() as part) | ("schedule", _, "set", str() as part):
             return ENTRIES[part]
@@ -156,8 +186,12 @@ def _model_at(path: Path) -> type[BaseModel]:
 
 def _example(path: Path) -> str:
     word = next((step for step in reversed(path) if isinstance(step, str)), "")
+    if path[0] in ("optimizer", "stash") and word not in EXAMPLES:
+        return f"write {shown(word)}: int8/row/fp32"
     if path[:1] in (("rules",), ("schedule",), ("monitors",)) and len(path) == 2:
         return f"write {_flow(EXAMPLES[str(path[0])][0])}"
+    if path[:1] == ("keep",) and len(path) < 3:
+        return "write keep: [{group: head}]"
     if len(path) == 2 and path[0] in NAMED:
         return f"write {shown(word)}: {_flow(NAMED[str(path[0])])}"
     return f"write {shown(word)}: {_flow(EXAMPLES.get(word, '...'))}"

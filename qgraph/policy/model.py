@@ -14,7 +14,8 @@ from qgraph.formats import BlockFormat, Gradient, Rounding
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import SCALE_ROUNDINGS
-from qgraph.policy.selector import Match, Role, range_text
+from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
+from qgraph.policy.selector import Match, Role, match_entry
 from qgraph.policy.timed import Moment, Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
@@ -93,6 +94,12 @@ class Rule:
     places: Mapping[str, Place] = field(default_factory=dict)
     name: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""  # where its selectors stand: rules[0].match, keep[0]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the rule stores an operand in fewer bits."""
+        return any(o.quantizes for product in self.products.values() for o in product.values())
 
     @property
     def text(self) -> str:
@@ -114,6 +121,7 @@ class Rule:
 class Policy:
     """Rules in file order; the first that matches a site decides.
 
+    `page` and `claims` describe it: to people, and to whoever checks the report against them.
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
     `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
@@ -121,10 +129,15 @@ class Policy:
 
     name: str
     source: str = ""
+    page: str = ""
+    claims: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     path: str = ""
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
     rules: tuple[Rule, ...]
+    optimizer: OptimizerPolicy | None = None
+    parameters: ParameterPolicy | None = None
+    stash: tuple[StashRule, ...] = ()
     schedule: tuple[Switch, ...] = ()
     monitors: tuple[Monitor, ...] = ()
 
@@ -150,9 +163,21 @@ class Policy:
         ranges = (operand.format.scale.range for operand in self.operands if operand.format)
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
 
+    def _groups(self) -> dict[str, list[str]]:
+        return {g.name: list(g.modules) for r in self.rules for g in r.match.groups or ()}
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
-        facts = {"ragged": self.ragged, "rules": [_rule_facts(rule) for rule in self.rules]}
+        facts: dict[str, object] = {
+            "ragged": self.ragged,
+            "rules": [_rule_facts(rule) for rule in self.rules],
+        }
+        if self.optimizer is not None:
+            facts["optimizer"] = self.optimizer.facts
+        if self.parameters is not None:
+            facts["parameters"] = self.parameters.facts
+        if self.stash:
+            facts["stash"] = [rule.facts for rule in self.stash]
         if self.schedule:
             facts["schedule"] = [_switch_entry(switch) for switch in self.schedule]
             facts["monitors"] = [_monitor_entry(monitor) for monitor in self.monitors]
@@ -178,10 +203,22 @@ class Policy:
             ),
             "formats": formats,
             "transforms": transforms,
+            **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
+            **self._memory_entries(),
             **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
             **({"monitors": [*map(_monitor_entry, self.monitors)]} if self.monitors else {}),
         }
+
+    def _memory_entries(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if self.optimizer is not None:
+            found["optimizer"] = self.optimizer.entry
+        if self.parameters is not None:
+            found["parameters"] = self.parameters.entry
+        if self.stash:
+            found["stash"] = [rule.entry for rule in self.stash]
+        return found
 
 
 def percent(share: Fraction) -> str:
@@ -190,14 +227,20 @@ def percent(share: Fraction) -> str:
 
 
 def _rule_facts(rule: Rule) -> dict[str, object]:
-    match = _match_entry(rule.match)
-    if rule.match.modules is not None:
-        match["module"] = sorted(set(rule.match.modules))
+    match = match_entry(rule.match)
+    modules, groups = rule.match.modules, rule.match.groups
+    if groups is not None:  # what a group holds changes numbers, its name does not
+        found = sorted({glob for group in groups for glob in group.modules})
+        match["group"] = found
+        if modules is None and not any(glob.startswith("!") for glob in found):
+            match["module"] = match.pop("group")
+    if modules is not None:
+        match["module"] = sorted(set(modules))
     products = {
         role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
-    also = {"also": [*map(_match_entry, rule.match.also)]} if rule.match.also else {}
+    also = {"also": [*map(match_entry, rule.match.also)]} if rule.match.also else {}
     return {
         "match": match,
         **also,
@@ -225,7 +268,7 @@ def _transform_facts(transform: Transform) -> dict[str, object]:
 
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
-    entry: dict[str, object] = {"match": _match_entry(rule.match)}
+    entry: dict[str, object] = {"match": match_entry(rule.match)}
     if rule.name:
         entry["name"] = rule.name
     if rule.keep:
@@ -244,7 +287,7 @@ def _switch_entry(switch: Switch) -> dict[str, object]:
     if switch.patience:
         entry |= {"patience": switch.patience, "improvement": percent(switch.improvement)}
     entry |= {"rule": list(switch.rules)} if switch.rules is not None else {}
-    entry["match"] = _match_entry(switch.match)
+    entry["match"] = match_entry(switch.match)
     entry["set"] = {
         role: {kind: _operand_entry(o) for kind, o in product.items()} or "high"
         for role, product in switch.products.items()
@@ -265,19 +308,6 @@ def _monitor_entry(monitor: Monitor) -> dict[str, object]:
         "action": monitor.action,
     }
     return entry | ({"window": monitor.window} if monitor.watch == "loss_spike" else {})
-
-
-def _match_entry(match: Match) -> dict[str, object]:
-    entry: dict[str, object] = {}
-    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
-        if value is not None:
-            entry[key] = list(value)
-    if match.blocks is not None:
-        entry["blocks"] = [a if a == b else range_text((a, b)) for a, b in match.blocks]
-    for key, count in (("first_blocks", match.first_blocks), ("last_blocks", match.last_blocks)):
-        if count is not None:
-            entry[key] = str(count) if count.percent else int(count.amount)
-    return entry
 
 
 def _operand_entry(operand: OperandPolicy) -> object:

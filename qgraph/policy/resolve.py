@@ -10,6 +10,7 @@ from qgraph.errors import FormatError
 from qgraph.formats import (
     NAMED,
     BlockFormat,
+    Rounding,
     find_element,
     make_format,
     make_scale,
@@ -17,27 +18,37 @@ from qgraph.formats import (
 )
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
-from qgraph.policy.document import Document, Path, shown
+from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.faults import nearest
+from qgraph.policy.groups import GROUPS
 from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
-from qgraph.policy.resolve_match import block_places, check_match_roles, make_match, ops_text
+from qgraph.policy.resolve_match import block_places, make_match, ops_text
+from qgraph.policy.resolve_memory import resolve_optimizer, resolve_parameters, resolve_stash
 from qgraph.policy.resolve_schedule import with_schedule
 from qgraph.policy.schema import (
     FormatEntry,
+    MatchEntry,
     OperandEntry,
     PolicyFile,
     RuleEntry,
     SetEntry,
     TransformEntry,
 )
-from qgraph.policy.selector import OPS, ROLES, Match, Role, products_of
+from qgraph.policy.selector import OPS, ROLES, Group, Match, Role, products_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Names:
     formats: Mapping[str, BlockFormat]
+    roundings: Mapping[str, Rounding]
     transforms: Mapping[str, Transform]
+    groups: Mapping[str, Group]
     document: Document
+
+    def find(self, name: str, path: Path) -> BlockFormat | None:
+        """Return the format of a name or text form, None for high; its fault is at `path`."""
+        fmt = self.formats.get(name)
+        return fmt if fmt is not None or name == "high" else _undeclared(name, path, self)
 
 
 def resolve(file: PolicyFile, document: Document) -> Policy:
@@ -51,16 +62,29 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         raise document.fault(("name",), f"'{file.name}' is no name for a policy", fix)
     names = _Names(
         formats={name: _format(name, e, document) for name, e in file.formats.items()},
+        roundings={name: entry.rounding for name, entry in file.formats.items()},
         transforms={name: _transform(name, e, document) for name, e in file.transforms.items()},
+        groups={
+            name: Group(name=name, modules=tuple(modules))
+            for name, modules in {**GROUPS, **file.groups}.items()
+        },
         document=document,
     )
     policy = Policy(
         name=file.name,
         source=file.source,
+        page=file.page.strip(),
+        claims={group: entry.model_dump() for group, entry in file.claims.items()},
         path=document.file,
         ragged=file.ragged,
         min_flops=None if file.coverage is None else file.coverage.min_flops,
-        rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
+        rules=(
+            *(_keep(i, entry, names) for i, entry in enumerate(file.keep)),
+            *(_rule(i, entry, len(file.keep), names) for i, entry in enumerate(file.rules)),
+        ),
+        optimizer=resolve_optimizer(file.optimizer, names.find, document),
+        parameters=resolve_parameters(file.parameters, names.find, document),
+        stash=resolve_stash(file.stash, names.find, document),
     )
 
     def read_product(
@@ -68,8 +92,10 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
     ) -> Mapping[str, OperandPolicy]:
         return _product(role, entry, match, path, names)
 
-    policy = with_schedule(policy, file, document, read_product)
-    if policy.name != "high" and not any(operand.changes for operand in policy.operands):
+    policy = with_schedule(policy, file, document, read_product, names.groups)
+    changes = any(operand.changes for operand in policy.operands)
+    changes = changes or bool(policy.optimizer or policy.parameters or policy.stash)
+    if policy.name != "high" and not changes:
         fix = "give an operand a format, or name the policy high"
         raise document.fault(("rules",), "no rule quantizes anything", fix, at_key=True)
     return policy
@@ -110,7 +136,7 @@ _MX_DIALECTS: dict[str, ScaleRounding] = {"ocp": "floor", "rceil": "rceil"}
 
 
 def _transform(name: str, entry: TransformEntry, document: Document) -> Transform:
-    if entry.signs == "te" and entry.hadamard != 16:
+    if entry.signs == "te" and entry.hadamard not in (0, 16):
         problem = f"there are 16 te signs, and the rotation takes {entry.hadamard}"
         fix = "write hadamard: 16, or signs: none"
         raise document.fault(("transforms", name, "signs"), problem, fix)
@@ -123,7 +149,16 @@ def _transform(name: str, entry: TransformEntry, document: Document) -> Transfor
     )
 
 
-def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
+def _keep(index: int, entry: MatchEntry, names: _Names) -> Rule:
+    path: Path = ("keep", index)
+    match = make_match(entry, path, names.groups, names.document)
+    return Rule(
+        number=index + 1, place=names.document.values[path], match=match, keep=True, products={},
+        places=block_places(path, names.document), key=key_text(path),
+    )  # fmt: skip
+
+
+def _rule(index: int, entry: RuleEntry, before: int, names: _Names) -> Rule:
     path: Path = ("rules", index)
     document = names.document
     roles = [word for word in document.words(path) if word in ROLES]
@@ -133,16 +168,16 @@ def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
     if not entry.keep and not roles:
         fix = "write keep: high, or a product: fprop, dgrad or wgrad"
         raise document.fault(path, "the rule says nothing about the sites it matches", fix)
-    match = make_match(entry.match)
-    check_match_roles(match, (*path, "match", "role"), document)
+    match = make_match(entry.match, (*path, "match"), names.groups, document)
     products = {role: _product(role, entry, match, path, names) for role in ROLES if role in roles}
     return Rule(
-        number=index + 1,
+        number=before + index + 1,
         place=document.values[path],
         match=match,
         keep=entry.keep is not None,
         products=products,
         places=block_places((*path, "match"), document),
+        key=key_text((*path, "match")),
         name=entry.name or "",
     )
 
@@ -177,11 +212,10 @@ def _product(
 
 def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     document = names.document
-    fmt = names.formats.get(entry.format)
-    if fmt is None and entry.format != "high":
-        fmt = _undeclared(entry.format, (*path, "format"), names)
-    if fmt is None and entry.rounding != NEAREST:
-        problem = f"{entry.rounding.mode} rounding needs a format to round to"
+    fmt = names.find(entry.format, (*path, "format"))
+    rounding = entry.rounding or names.roundings.get(entry.format, NEAREST)
+    if fmt is None and rounding != NEAREST:
+        problem = f"{rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
     transform = None
     if entry.transform is not None:
@@ -192,9 +226,11 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
             if names.transforms:
                 fix = nearest(entry.transform, names.transforms)
             raise document.fault((*path, "transform"), problem, fix)
-    _check_gradient(entry, transform, fmt, path, document)
+        if not transform.hadamard:
+            transform = None
+    _check_gradient(entry, rounding, transform, fmt, path, document)
     return OperandPolicy(
-        format=fmt, rounding=entry.rounding, transform=transform, gradient=entry.gradient
+        format=fmt, rounding=rounding, transform=transform, gradient=entry.gradient
     )
 
 
@@ -214,6 +250,7 @@ def _undeclared(text: str, path: Path, names: _Names) -> BlockFormat:
 
 def _check_gradient(
     entry: OperandEntry,
+    rounding: Rounding,
     transform: Transform | None,
     fmt: BlockFormat | None,
     path: Path,
@@ -232,7 +269,7 @@ def _check_gradient(
     if transform is not None:
         problem = "the gradient of a rotated operand is straight through"
         raise document.fault(where, problem, "remove gradient or transform", at_key=True)
-    if fmt.scale.random or (entry.gradient.absmax and entry.rounding.random):
+    if fmt.scale.random or (entry.gradient.absmax and rounding.random):
         problem = f"the gradient {entry.gradient} needs numbers that are not drawn at random"
         raise document.fault(where, problem, "round to nearest, or remove gradient", at_key=True)
     if entry.gradient.absmax and str(fmt.scale.range) != "absmax":

@@ -11,9 +11,9 @@ from qgraph.policy.document import Document, Path, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.model import OperandPolicy, Policy, Rule
 from qgraph.policy.monitor_schema import MonitorEntry
-from qgraph.policy.resolve_match import block_places, check_match_roles, make_match
+from qgraph.policy.resolve_match import block_places, make_match
 from qgraph.policy.schema import PolicyFile, ScheduleEntry, SetEntry
-from qgraph.policy.selector import ROLES, Match, Role
+from qgraph.policy.selector import ROLES, Group, Match, Role
 from qgraph.policy.stages import speaks_about
 from qgraph.policy.timed import PLATEAU, WATCHES, Monitor, Switch
 
@@ -22,7 +22,13 @@ Product = Callable[[Role, SetEntry, Match, Path], Mapping[str, OperandPolicy]]
 TIMES = ("at", "until", "every", "for")
 
 
-def with_schedule(policy: Policy, file: PolicyFile, document: Document, product: Product) -> Policy:
+def with_schedule(
+    policy: Policy,
+    file: PolicyFile,
+    document: Document,
+    product: Product,
+    groups: Mapping[str, Group],
+) -> Policy:
     """Return `policy` with the file's schedule and monitors.
 
     Raises: PolicyError where they do not fit the rules, each other, or time.
@@ -35,7 +41,8 @@ def with_schedule(policy: Policy, file: PolicyFile, document: Document, product:
             raise document.fault(path, f"a second '{shown(monitor.name)}'", fix)
     names = (PLATEAU, *(monitor.name for monitor in monitors))
     schedule = tuple(
-        _switch(i, entry, policy, names, document, product) for i, entry in enumerate(file.schedule)
+        _switch(i, entry, policy, names, document, product, groups)
+        for i, entry in enumerate(file.schedule)
     )
     _check_order(schedule, document)
     found = replace(policy, schedule=schedule, monitors=monitors)
@@ -73,11 +80,11 @@ def _switch(
     names: tuple[str, ...],
     document: Document,
     product: Product,
+    groups: Mapping[str, Group],
 ) -> Switch:
     path: Path = ("schedule", index)
     _check_times(entry, path, names, document)
-    match = make_match(entry.match)
-    check_match_roles(match, (*path, "match", "role"), document)
+    match = make_match(entry.match, (*path, "match"), groups, document)
     where = (*path, "set")
     roles = ROLES if document.at(where) == "high" else document.words(where)
     if not roles:

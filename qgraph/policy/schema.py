@@ -10,6 +10,10 @@ from qgraph.formats import Block, Range, parse_format
 from qgraph.formats.gradient import STRAIGHT
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
+from qgraph.policy.keys import CONFIG
+from qgraph.policy.keys import key as _key
+from qgraph.policy.keys import optional as _optional
+from qgraph.policy.memory_schema import OptimizerEntry, ParametersEntry, Stash
 from qgraph.policy.model import Output, Ragged, Signs, format_entry
 from qgraph.policy.monitor_schema import MonitorEntry
 from qgraph.policy.timed_values import (
@@ -36,16 +40,6 @@ from qgraph.policy.values import (
     Version,
     read_word,
 )
-
-CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _key(description: str, example: Any) -> Any:
-    return Field(description=description, examples=[example])
-
-
-def _optional(description: str, example: Any, default: Any = None) -> Any:
-    return Field(default=default, description=description, examples=[example])
 
 
 class FormatEntry(BaseModel):
@@ -81,6 +75,11 @@ class FormatEntry(BaseModel):
         "absmax",
         Range(),
     )
+    rounding: RoundingText = _optional(
+        "How an operand that names this format is rounded, unless it says so itself.",
+        "stochastic",
+        NEAREST,
+    )
     dialect: Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass", "ocp", "rceil"] = (
         _optional("Whose rules find the scales, where implementations differ.", "te", "te")
     )
@@ -99,7 +98,9 @@ class TransformEntry(BaseModel):
     """A rotation of both operands of a product, which leaves the product as it was."""
 
     model_config = CONFIG
-    hadamard: Hadamard = _key("Elements in one block of the Hadamard rotation.", 16)
+    hadamard: Hadamard = _key(
+        "Elements in one block of the Hadamard rotation; none for no rotation.", 16
+    )
     signs: Signs = _optional(
         "Random signs: te (Transformer Engine's fixed sixteen), none, run (drawn once, from seed), "
         "site (for each product), or step (for each product, anew each step).",
@@ -119,11 +120,11 @@ class OperandEntry(BaseModel):
     format: str = _key(
         "A name from `formats`, high, or any format's own name or text form.", "high"
     )
-    rounding: RoundingText = _optional(
+    rounding: RoundingText | None = _optional(
         "nearest (ties to even), stochastic (up or down at random so that the mean is exact; "
-        "stochastic:4 with 4 random bits), or any other mode `qgraph formats` lists.",
+        "stochastic:4 with 4 random bits), or any other mode `qgraph formats` lists. Left out, the "
+        "format's own.",
         "stochastic",
-        NEAREST,
     )
     gradient: GradientText = _optional(
         "The derivative of rounding in the backward, for operands of fprop: ste (straight through), "
@@ -176,6 +177,9 @@ class MatchEntry(BaseModel):
 
     model_config = CONFIG
     op: Ops | None = _optional("Kinds of product.", "linear")
+    group: Modules | None = _optional(
+        "Named parts of the model: head, attention, ffn, or a name from `groups`.", "ffn"
+    )
     module: Modules | None = _optional(
         "Module paths; * stands for anything, dots too. A path without * also names the last "
         "parts of a longer one: lm_head matches model.lm_head.",
@@ -260,6 +264,15 @@ class CoverageEntry(BaseModel):
     min_flops: Percent = _key("The least share of all product FLOPs that is quantized.", "90%")
 
 
+class ClaimEntry(BaseModel):
+    """What the page says of one part of a model: the words of the report's table, per product."""
+
+    model_config = CONFIG
+    fprop: str = _optional("The forward product.", "input e2m1/1x16, weight e2m1/16x16", "high")
+    dgrad: str = _optional("The input's gradient.", "grad_output e2m1/1x16 stochastic", "high")
+    wgrad: str = _optional("The weight's gradient.", "high", "high")
+
+
 class PolicyFile(BaseModel):
     """What a training run does with its products: which are quantized, and how."""
 
@@ -267,6 +280,20 @@ class PolicyFile(BaseModel):
     qgraph: Version = _key("The version of this schema.", 1)
     name: Annotated[str, Field(min_length=1)] = _key("What reports call the policy.", "nvfp4")
     source: str = _optional("Where the recipe comes from.", "arXiv 2509.25149", "")
+    extends: str = _optional(
+        "A recipe, or a policy file, to start from: keys given here replace its keys; entries of "
+        "formats, transforms, groups and claims do so by name.",
+        "nvfp4",
+        "",
+    )
+    page: str = _optional(
+        "What the recipe does and does not cover; the first line is its summary.", "4 bits.", ""
+    )
+    claims: dict[str, ClaimEntry] = _optional(
+        "What is quantized, per group, in the report's words; tests hold recipes to it.",
+        {"ffn": {"fprop": "input e4m3/tensor, weight e4m3/tensor"}},
+        {},
+    )
     ragged: Ragged = _optional(
         "A product whose summed axis is no multiple of the block: pad it with zeros, keep it "
         "in high precision, or stop with an error.",
@@ -284,8 +311,30 @@ class PolicyFile(BaseModel):
     transforms: dict[str, TransformEntry] = _optional(
         "Rotations by name.", {"rht": {"hadamard": 16, "signs": "te"}}, {}
     )
+    groups: dict[str, Modules] = _optional(
+        "Named parts of the model, by module paths as in `module`; ! takes modules out again.",
+        {"ffn": ["*.mlp.*"]},
+        {},
+    )
+    keep: list[MatchEntry] = _optional(
+        "What stays in high precision: tried before the rules, and numbered with them.",
+        [{"group": "head"}, {"last_blocks": "15%"}],
+        [],
+    )
     rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
         "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
+    )
+    optimizer: OptimizerEntry | None = _optional(
+        "How the optimizer keeps its states between steps, by the state's name.",
+        {"exp_avg": "int4/row/fp32", "storage": "packed"},
+    )
+    parameters: ParametersEntry | None = _optional(
+        "What parameters are stored in and multiplied in.", {"storage": "bf16", "compute": "fp32"}
+    )
+    stash: Stash | None = _optional(
+        "How what the forward saves for the backward is stored: a format, or rules of which the "
+        "first that matches decides.",
+        "bfp4",
     )
     schedule: Annotated[list[ScheduleEntry], Field(min_length=1)] = _optional(
         "Switches of rules, in order of time.", [{"at": "82%", "set": {"fprop": "high"}}], []
@@ -297,5 +346,8 @@ class PolicyFile(BaseModel):
 
 def policy_json_schema() -> dict[str, object]:
     """Return the JSON Schema of a policy file, for editors."""
-    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return draft | PolicyFile.model_json_schema()
+    draft: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = draft | PolicyFile.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "rules"]
+    schema["anyOf"] = [{"required": ["rules"]}, {"required": ["extends"]}]
+    return schema

@@ -90,6 +90,8 @@ def _block(value: object) -> Block:
 
 
 def _hadamard(value: object) -> int:
+    if value == "none":
+        return 0
     if not isinstance(value, int) or value not in HADAMARDS:
         raise fault(f"no rotation has '{value}' elements", "write a power of two, 2 to 256")
     return value
@@ -147,6 +149,12 @@ def _percent(value: object) -> Fraction:
     raise fault(f"'{value}' is not a percent", "write a percent such as 90%")
 
 
+def _size(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise fault(f"'{value}' is not a number of elements", "write min_size: 4096")
+    return value
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
@@ -201,8 +209,9 @@ BlockShape = Annotated[
         _block, json_schema_input_type=Literal["tensor", "row", "column"] | tuple[int, int]
     ),
 ]
-Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
+Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": [*HADAMARDS, "none"]})]
 Percent = Annotated[Fraction, PlainValidator(_percent), _word(r"\d{1,3}(\.\d{1,3})? ?%")]
+Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "integer", "minimum": 0})]
 Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]
 
 _Module = Annotated[str, PlainValidator(_module, json_schema_input_type=str)]
