@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from qgraph.policy import scaling_law
 from qgraph.policy.match import decide
-from qgraph.policy.model import OperandPolicy, Policy, Rule
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operands import OperandPolicy
 from qgraph.policy.selector import ROLES, Op, Role, products_of
 
 NVFP4 = "arXiv 2509.25149"
