@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -133,7 +134,9 @@ def train(
                     step(f"seed {number}")
                     place = store and replace(store, folder=store.folder / f"seed{number}")
                 chosen_settings = replace(settings, seed=number)
-                every.append(train_each(model, policies, ids, chosen_settings, step, place))
+                # One coverage table of each policy is enough.
+                with redirect_stdout(io.StringIO() if number > seed else sys.stdout):
+                    every.append(train_each(model, policies, ids, chosen_settings, step, place))
                 for run, trained in zip(every[-1], policies, strict=True):
                     if folder is not None:
                         name = run.policy if seeds == 1 else f"{run.policy}-seed{number}"
