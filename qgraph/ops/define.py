@@ -183,7 +183,9 @@ def _dequantize(
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     fmt = parse_format(format)
-    return numerics.dequantize(codes, scales, tensor_scale, fmt, torch.Size(shape), axis, dtype)
+    tables = codes.device.type == "cpu"
+    size = torch.Size(shape)
+    return numerics.dequantize(codes, scales, tensor_scale, fmt, size, axis, dtype, tables=tables)
 
 
 def _dequantize_fake(
