@@ -40,7 +40,8 @@ def train(
 
     JSON keys: model, policy, baseline, steps, tokens_per_step, losses (policy -> [[step, loss], ...], the
     mean training loss since the previous point, nats per token), held_out (policy -> loss),
-    gap_percent (held-out loss above the baseline's), step_ratio (median step over the baseline's).
+    gap_percent (held-out loss above the baseline's), step_ratio (median step over the baseline's),
+    state_bytes (policy -> optimizer state -> bytes).
     """
     policies = [load_policy(policy), load_policy(baseline)]
     if policies[0].name == policies[1].name:  # both have their own place in what is written
@@ -82,6 +83,7 @@ def train(
             "held_out": {run.policy: run.held_out for run in runs},
             "gap_percent": gap_percent(*runs),
             "step_ratio": times[0] / times[1],
+            "state_bytes": {run.policy: run.states for run in runs},
         }
         if folder is not None:
             (folder / "losses.json").write_text(
@@ -124,5 +126,11 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
     sys.stdout.write(
         f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating steps\n"
     )
+    sizes = [sum(states.values()) for states in result["state_bytes"].values()]
+    if sizes[0] != sizes[1]:
+        sys.stdout.write(
+            f"optimizer states: {sizes[0] / 1e6:.2f} MB, {result['baseline']}'s {sizes[1] / 1e6:.2f} MB "
+            f"({sizes[0] / sizes[1]:.3f})\n"
+        )
     if out:
         sys.stdout.write(f"wrote {out}: loss.png, losses.json and both trained models\n")

@@ -16,7 +16,7 @@ from qgraph.backend.models import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
 from qgraph.training.callback import CoverageCallback
-from qgraph.training.optimizer import optimizer_for
+from qgraph.training.optimizer import optimizer_for, state_bytes
 from qgraph.training.text import Windows
 
 
@@ -43,6 +43,7 @@ class Run:
     model: Any
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)  # bytes of optimizer states, by name
 
 
 def train_each(
@@ -81,6 +82,7 @@ def train_each(
             run.losses = [
                 (int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e
             ]
+            run.states = state_bytes(trainer.optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
