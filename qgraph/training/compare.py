@@ -22,7 +22,7 @@ from qgraph.training.checkpoint import (
     last_checkpoint,
     load_finished,
 )
-from qgraph.training.optimizer import optimizer_for
+from qgraph.training.optimizer import optimizer_for, state_bytes
 from qgraph.training.text import Windows
 from qgraph.training.trainer import QGraphCallback
 
@@ -70,6 +70,7 @@ class Run:
     model: Any
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)  # bytes of optimizer states, by name
 
 
 def train_each(
@@ -127,6 +128,7 @@ def train_each(
                 trainer.train(resume_from_checkpoint=last)
             logged = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.losses = _points(logged, settings) if store else logged
+            run.states = state_bytes(trainer.optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
