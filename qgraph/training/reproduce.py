@@ -63,7 +63,6 @@ def reproduce(experiment: Experiment, folder: Path, say: Say) -> Outcome:
                 found = _read(file, key)
                 reused += found is not None
                 if found is None:
-                    say(f"{arm}, seed {seed}")
                     found = MEASURES[experiment.measure](experiment, arm, seed, say)
                     _write(file, {"key": key, "arm": arm, "seed": seed, "metrics": found})
                 results.setdefault(arm, {})[seed] = found
