@@ -34,7 +34,7 @@ _SHOWN = 16
 def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
     device = chip.device
-    lowered = Counter(e.lowering for e in quantized.report.quantized)
+    lowered = Counter(e.lowering for e in quantized.products if e.status == "quantized")
     return {
         "model": model,
         "policy": quantized.policy,
@@ -58,7 +58,7 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
         },
         "speedup": plain.seconds / quantized.seconds,
         "products": dict(lowered),
-        "coverage": make_totals(quantized.report.entries),
+        "coverage": make_totals(quantized.products),
     }
 
 

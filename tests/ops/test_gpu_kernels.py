@@ -66,6 +66,7 @@ def launches() -> dict[str, Launch]:
         for name, launch in {"amax": first, "pack": second, "fake_quant": third}.items()
     }
     product = packed.product_launch(torch.Size((256, 64)), torch.Size((128, 64)), BF16, True)
+    product = replace(product, constants={**product.constants, "TN": 64, "TK": 64}, warps=4)
     return {**small, "product": product}
 
 
