@@ -63,9 +63,10 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
 
 
 def _step(step: Step) -> dict[str, Any]:
-    kinds: Counter[str] = Counter()
+    kinds: dict[str, float] = {}
     for kernel in step.kernels:
-        kinds[_kind(kernel)] += kernel.count * kernel.work.seconds
+        kind = _kind(kernel)
+        kinds[kind] = kinds.get(kind, 0.0) + kernel.count * kernel.work.seconds
     spilling = {k.name for k in step.kernels if k.code is not None and k.code.spills}
     return {
         "step_s": step.seconds,

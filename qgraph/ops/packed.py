@@ -187,8 +187,7 @@ def nvfp4_mm(
     if a.device.type == "cuda" and gpu.why_unavailable() is None:
         out = a.new_empty((a.shape[0], b.shape[0]), dtype=dtype)
         launch = product_launch(a.shape, b.shape, dtype, bias is not None)
-        scales = (s.view(torch.float8_e4m3fn) for s in (a_scales, b_scales))
-        left, right = scales
+        left, right = a_scales.view(torch.float8_e4m3fn), b_scales.view(torch.float8_e4m3fn)
         launch.run(
             a, left, a_whole, b, right, b_whole, bias if bias is not None else out, out,
             a.shape[0], b.shape[0], a.shape[1],

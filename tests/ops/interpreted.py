@@ -58,8 +58,15 @@ def fake_quant() -> Iterator[Found]:
                 yield f"fake_quant {kind} {text} {dtype} {axis} {noise}", same_bits(found, want)
 
 
-def on_device(x: Tensor, fmt: BlockFormat, axis: int, noise: Noise | None, *signs: str) -> Tensor:
-    return gpu.fake_quant(x.to(DEVICE), fmt, axis, noise, *signs).cpu()
+def on_device(
+    x: Tensor,
+    fmt: BlockFormat,
+    axis: int,
+    noise: Noise | None,
+    signs: str = "",
+    output: str = "bf16",
+) -> Tensor:
+    return gpu.fake_quant(x.to(DEVICE), fmt, axis, noise, signs, output).cpu()
 
 
 def every_shape() -> Iterator[Found]:
