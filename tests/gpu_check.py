@@ -61,7 +61,7 @@ def product() -> str:
         sides.append(side)
     want = packed.nvfp4_mm(*sides[0], *sides[1], None, torch.float32)
     given = [part.cuda() for side in sides for part in side]
-    found = packed.nvfp4_mm(*given, None, torch.float32).cpu()
+    found = packed.nvfp4_mm(*given, bias=None, dtype=torch.float32).cpu()
     error = float((found - want).norm() / want.norm())
     # Sums of 512 float32 terms in another order: far below what one code's step would change.
     assert error < 1e-5, f"relative error {error:.2e}"
