@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qgraph.errors import PolicyError
 from qgraph.passes.plan import Plan, Status
+from qgraph.passes.saved import SavedTensor
 from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
 
 
@@ -41,6 +42,7 @@ class Entry:
     reason: str
     notes: tuple[str, ...]
     lowering: str  # for the target native: `native int8`, or `emulated: why`
+    node: str = field(default="", compare=False)  # its name in the printed graph
 
     @property
     def formats(self) -> str:
@@ -60,10 +62,19 @@ class Report:
     lowering: str = ""
     graphs: int = 0
     checked: int = 0  # operands held against their definition, with QGRAPH_VERIFY=1
+    observed: int = 0  # operands that telemetry looks at
+    not_observed: int = 0  # and those it cannot: of native products
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
     products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
+    saved: dict[object, list[SavedTensor]] = field(default_factory=dict)  # by frame, with a stash
+
+    @property
+    def saved_bytes(self) -> tuple[int, int]:
+        """Bytes of activations saved for the backward: as they would be, and as they are stored."""
+        every = [tensor for group in self.saved.values() for tensor in group]
+        return sum(t.bytes for t in every), sum(t.stored for t in every)
 
     def add(
         self, plans: Sequence[Plan], frame: int | None = None, lookups: Iterable[str] = ()
@@ -76,6 +87,11 @@ class Report:
             key = (entry.module, entry.role, entry.op)
             seen[key] = seen.get(key, -1) + 1
             self.products[(frame, *key, seen[key])] = entry
+
+    def __str__(self) -> str:
+        from qgraph.passes.table import report_text  # it reads this file
+
+        return report_text(self).rstrip("\n")
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -148,6 +164,7 @@ def make_entry(plan: Plan) -> Entry:
         reason=plan.reason,
         notes=plan.notes,
         lowering=plan.lowering,
+        node=site.node.name,
     )
 
 
@@ -171,9 +188,10 @@ def report_json(report: Report) -> dict[str, Any]:
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
     were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `lookups`
-    (modules that pick rows of a table, which is no product), `unused_rules` (`rule`, `why`), and
-    `products`, a list with the fields of `Entry`: sizes in elements, `flops` counting a multiply
-    and an add as two.
+    (modules that pick rows of a table, which is no product), `saved_bytes` (of activations kept for
+    the backward: `plain`, `stored`; with a stash), `saved` (the fields of `SavedTensor`),
+    `unused_rules` (`rule`, `why`), and `products`, a list with the fields of `Entry`: sizes in
+    elements, `flops` counting a multiply and an add as two.
     """
     return {
         "policy": report.policy.name,
@@ -183,12 +201,36 @@ def report_json(report: Report) -> dict[str, Any]:
         "totals": make_totals(report.entries),
         "not_captured": sorted(report.not_captured),
         "lookups": sorted(report.lookups),
+        "saved_bytes": dict(zip(("plain", "stored"), report.saved_bytes, strict=True)),
+        "saved": [asdict(tensor) for group in report.saved.values() for tensor in group],
         "unused_rules": [
             {"rule": rule.text, "why": why_unused(rule, report.entries)}
             for rule in unused_rules(report.policy, report.entries)
         ],
         "products": [asdict(entry) for entry in report.entries],
     }
+
+
+def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
+    """Return the report that `report_json` wrote under `policy`.
+
+    Raises: KeyError, TypeError or ValueError if `data` is something else.
+    """
+    report = Report(
+        policy=policy,
+        lowering=str(data["lowering"]),
+        graphs=int(data["graphs"]),
+        not_captured={*data["not_captured"]},
+        lookups={*data["lookups"]},
+    )
+    for number, product in enumerate(data["products"]):
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in product.items()
+        }
+        fields["operands"] = tuple(OperandEntry(**operand) for operand in product["operands"])
+        report.products[(number,)] = Entry(**fields)
+    return report
 
 
 def weights_text(weights: Iterable[str]) -> str:

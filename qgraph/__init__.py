@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
     from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
+    from qgraph.training.optimizer import (
+        optimizer_for,
+        quantize_optimizer,
+        state_bytes,
+        unpack_state_dict,
+    )
+    from qgraph.training.run import Run
+    from qgraph.training.trainer import QGraphCallback
 
 _HOMES = {
     "CheckpointCallback": "qgraph.training.checkpoint",
     "last_checkpoint": "qgraph.training.checkpoint",
+    "QGraphCallback": "qgraph.training.trainer",
+    "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
     "conversion": "qgraph.backend.convert",
@@ -33,10 +43,15 @@ _HOMES = {
     "QGraphWarning": "qgraph.errors",
     "QGraphError": "qgraph.errors",
     "load_policy": "qgraph.policy",
+    "optimizer_for": "qgraph.training.optimizer",
+    "quantize_optimizer": "qgraph.training.optimizer",
+    "state_bytes": "qgraph.training.optimizer",
+    "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
-    "CheckpointCallback", "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion",
-    "convert", "coverage", "last_checkpoint", "load", "load_policy",
+    "CheckpointCallback", "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run",
+    "compile", "conversion", "convert", "coverage", "last_checkpoint", "load", "load_policy",
+    "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 
 

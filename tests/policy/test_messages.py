@@ -4,6 +4,7 @@ import pytest
 
 from qgraph.errors import PolicyError
 from qgraph.policy import load_policy_text
+from qgraph.policy.schema import PolicyFile
 
 HEAD = "qgraph: 1\nname: p\n"
 FP4 = "formats: {fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}}\n"
@@ -138,14 +139,14 @@ CASES = {
         "did you mean 'rules'?",
     ),
     "key of a later version": (
-        ALL + RULE + "schedule:\n  - {at: 82%}\n",
-        "7:1: policy: unknown key 'schedule'",
-        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
+        ALL + RULE + "telemetry:\n  - {at: 82%}\n",
+        "7:1: policy: unknown key 'telemetry'",
+        f"use one of: {', '.join(PolicyFile.model_fields)}",
     ),
     "key with a control character": (
         HEAD + '"a\\nb": 1\n' + RULE,
         "3:1: policy: unknown key 'a\\nb'",
-        "use one of: qgraph, name, source, ragged, coverage, formats, transforms, rules",
+        f"use one of: {', '.join(PolicyFile.model_fields)}",
     ),
     "missing version": (
         "name: p\nrules:\n  - {keep: high}\n",

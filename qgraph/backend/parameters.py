@@ -1,0 +1,75 @@
+"""Parameters stored in one dtype and multiplied in another.
+
+LayerCast: weights lie in bf16, and each use casts them to fp32. The cast is in the captured graph,
+so that a compiler fuses it and the backward does not keep what it gives. Source: arXiv 2506.09501.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qgraph.errors import QGraphWarning
+from qgraph.policy import ParameterPolicy
+from qgraph.policy.selector import names_module
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...], torch.dtype], type[nn.Module]] = {}
+
+
+def store_parameters(model: nn.Module, policy: ParameterPolicy) -> None:
+    """Bring `model`'s parameters into the storage dtype, in place; each stays the same Parameter.
+
+    With a wider compute dtype: those of every module that holds a matrix and is not kept. Such a
+    module's attribute, `module.weight`, then gives the cast tensor; `parameters()`, `state_dict` and
+    `save_pretrained` give what is stored. Without: the whole model, buffers too.
+    """
+    low, wide = DTYPES[policy.storage], DTYPES[policy.compute]
+    if low == wide:
+        model.to(low)
+        return
+    kept = _kept(model, policy.keep)
+    for module in model.modules():
+        own = {name: p for name, p in module._parameters.items() if p is not None}
+        if not any(p.numel() > max(p.shape, default=1) for p in own.values()):
+            continue
+        chosen = [n for n, p in own.items() if id(p) not in kept and p.is_floating_point()]
+        for name in chosen:
+            own[name].data = own[name].data.to(low)
+        _cast_on_use(module, tuple(chosen), wide)
+
+
+def _kept(model: nn.Module, globs: tuple[str, ...]) -> set[int]:
+    """Return the ids of the parameters of kept modules; a shared one is kept everywhere."""
+    kept: set[int] = set()
+    for glob in globs:
+        found = [module for name, module in model.named_modules() if names_module(glob, name)]
+        if not found:
+            problem = f"parameters.keep: no module is called '{glob}'"
+            warnings.warn(problem, QGraphWarning, stacklevel=4)
+        kept |= {id(p) for module in found for p in module.parameters()}
+    return kept
+
+
+def _cast_on_use(module: nn.Module, names: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Give `module` a class of the same name whose parameters `names` are read as `dtype`."""
+    base = type(module)
+    if not names or base in _CLASSES.values():
+        return
+    key = (base, names, dtype)
+    if key not in _CLASSES:
+        parts: dict[str, Any] = {name: property(_reader(name, dtype)) for name in names}
+        parts |= {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        _CLASSES[key] = type(base.__name__, (base,), parts)
+    module.__class__ = _CLASSES[key]
+
+
+def _reader(name: str, dtype: torch.dtype) -> Any:
+    def read(module: nn.Module) -> Tensor | None:
+        stored = module._parameters[name]
+        return None if stored is None else stored.to(dtype)
+
+    return read
