@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    (tmp_path / "policy.yaml").write_text(TEXT)
+    # The switch lies between the first death and the end.
+    (tmp_path / "policy.yaml").write_text(TEXT + "schedule:\n  - {at: 4, set: {fprop: high}}\n")
     done = subprocess.run(
         [
             sys.executable, "-m", "qgraph.training.kill_test", "--kills", "2", "--steps", "6", "--save-every",
