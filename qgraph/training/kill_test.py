@@ -22,13 +22,32 @@ import typer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from qgraph.errors import QGraphError, RunError
-from qgraph.policy import Policy, load_policy
+from qgraph.policy import Policy, load_policy, load_policy_text
 from qgraph.training.compare import Settings, Store, train_each
 from qgraph.training.manifest import check_checkpoint
 
 # The state a run leaves: weights and amax histories, optimizer, schedule, generators.
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 LENGTH, BATCH = 32, 4
+# All that a resume must bring back: amax histories, random bits, redrawn signs, a switch.
+EVERYTHING = """
+qgraph: 1
+name: everything
+formats:
+  late: {element: e4m3, block: tensor, scale: fp32, range: delayed3}
+  fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}
+transforms:
+  rht: {hadamard: 16, signs: step}
+rules:
+  - match: {op: linear}
+    fprop: {input: late, weight: late}
+    dgrad: {grad_output: {format: fp4, rounding: stochastic}, weight: fp4}
+    wgrad:
+      input: {format: fp4, transform: rht}
+      grad_output: {format: fp4, transform: rht, rounding: stochastic}
+schedule:
+  - {at: 60%, set: {fprop: high}}
+"""
 PATIENCE = 300.0  # seconds without a word from a run
 
 
@@ -221,7 +240,10 @@ def _differences(home: Path, steps: int) -> list[str]:
 
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 20,
-    policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4_naive",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="A policy file or a recipe's name; else one with all that is random."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the whole run.")] = 40,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the run, and of when it is killed.")] = 0,
@@ -240,13 +262,17 @@ def main(
 
     try:
         trial = run_trial(
-            load_policy(policy), kills=kills, steps=steps, every=save_every, seed=seed
+            load_policy(policy) if policy else load_policy_text(EVERYTHING),
+            kills=kills,
+            steps=steps,
+            every=save_every,
+            seed=seed,
         )
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(1) from None
     if as_json:
-        found = {"policy": policy, "kills": kills, **asdict(trial)}
+        found = {"policy": policy or "everything", "kills": kills, **asdict(trial)}
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         for number, life in enumerate(trial.lives, 1):

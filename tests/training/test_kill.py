@@ -7,18 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.training.test_checkpoint import TEXT
-
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    # The switch lies between the first death and the end.
-    (tmp_path / "policy.yaml").write_text(TEXT + "schedule:\n  - {at: 4, set: {fprop: high}}\n")
+def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one() -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "qgraph.training.kill_test", "--kills", "2", "--steps", "6", "--save-every",
-            "2", "--policy", str(tmp_path / "policy.yaml"), "--seed", "5", "--json",
+            "2", "--seed", "5", "--json",
         ],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
     )  # fmt: skip
