@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +62,14 @@ class Life:
     refused: str = ""
     finished: bool = False
 
+    @property
+    def text(self) -> str:
+        """One line."""
+        how = "finished" if self.finished else f"killed in step {self.step}"
+        how += ", while saving" if self.saving else ""
+        how += f"; {self.refused}" if self.refused else ""
+        return f"from step {self.start}: {how}"
+
 
 @dataclass(kw_only=True)
 class Trial:
@@ -71,7 +80,9 @@ class Trial:
     steps: int = 0
 
 
-def run_trial(policy: Policy, *, kills: int, steps: int, every: int, seed: int) -> Trial:
+def run_trial(
+    policy: Policy, *, kills: int, steps: int, every: int, seed: int, say: Callable[[str], None]
+) -> Trial:
     """Train a small Llama once unbroken and once killed `kills` times at random moments; compare.
 
     Each life is a fork that SIGKILL ends; a third of the kills is aimed at a checkpoint being
@@ -87,10 +98,12 @@ def run_trial(policy: Policy, *, kills: int, steps: int, every: int, seed: int) 
     trial = Trial(steps=steps)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
+        say("the unbroken run")
         _live(home / "whole", policy, settings, every, None)
         for number in range(kills + 1):
             aim = None if number == kills else (draw, number % 3 == 2)
             trial.lives.append(_live(home / "killed", policy, settings, every, aim))
+            say(trial.lives[-1].text)
         trial.differs = _differences(home, steps)
     return trial
 
@@ -238,6 +251,12 @@ def _differences(home: Path, steps: int) -> list[str]:
     return differs + (["losses"] if logs[0] != logs[1] or len(logs[0]) != steps else [])
 
 
+def _say(text: str) -> None:
+    """Tell how far it is, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 20,
     policy: Annotated[
@@ -275,11 +294,6 @@ def main(
         found = {"policy": policy or "everything", "kills": kills, **asdict(trial)}
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
-        for number, life in enumerate(trial.lives, 1):
-            how = "finished" if life.finished else f"killed in step {life.step}"
-            how += ", while saving" if life.saving else ""
-            how += f"; {life.refused}" if life.refused else ""
-            sys.stdout.write(f"{number:3d}  from step {life.start:3d}: {how}\n")
         torn = sum(bool(life.refused) for life in trial.lives)
         sys.stdout.write(
             f"{kills} kills, {torn} torn checkpoints refused; against the unbroken run of {steps} steps: "

@@ -245,7 +245,7 @@ def run_processes(
         while not context.join(timeout=1):
             if time.monotonic() > deadline:
                 raise RunError(f"{case.engine} on {count} processes did not end in time")
-    except mp.ProcessException as error:
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         last = str(error).strip().splitlines()[-1]
         raise RunError(f"{case.engine}, process {error.error_index}: {last}") from error
     finally:
