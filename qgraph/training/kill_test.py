@@ -286,6 +286,7 @@ def main(
             steps=steps,
             every=save_every,
             seed=seed,
+            say=_say,
         )
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
