@@ -58,6 +58,9 @@ def stash(
             replaced |= dict.fromkeys(base.views, packed.parts)
         report.append(_entry(base, stored, reason, packed))
     _replace_outputs(forward, results, replaced)
+    for node in replaced:
+        if not node.users and node.target is ops.fake_quant:
+            forward.erase_node(node)
     forward.lint()
     backward.lint()
     return report
@@ -112,7 +115,7 @@ def _pack_quantized(graph: Graph, node: Node) -> _Packed:
         worth = add_node(
             graph, ops.dequantize, (*parts, text, shape, axis, value_of(node).dtype), like=node
         )
-    node.replace_all_uses_with(worth)
+    node.replace_all_uses_with(worth, delete_user_cb=lambda user: user.op != "output")
     return _Packed(parts=parts, shape=shape, text=text, axis=axis)
 
 

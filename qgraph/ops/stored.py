@@ -63,7 +63,9 @@ def dequantize(
 ) -> Tensor:  # fmt: skip
     """Return what stored codes are worth."""
     fmt = parse_format(format)
-    return numerics.dequantize(codes, scales, tensor_scale, fmt, torch.Size(shape), axis, dtype)
+    tables = codes.device.type == "cpu"
+    size = torch.Size(shape)
+    return numerics.dequantize(codes, scales, tensor_scale, fmt, size, axis, dtype, tables=tables)
 
 
 def dequantize_fake(

@@ -22,7 +22,7 @@ from qgraph.training.checkpoint import (
     last_checkpoint,
     load_finished,
 )
-from qgraph.training.optimizer import optimizer_for
+from qgraph.training.optimizer import optimizer_for, state_bytes
 from qgraph.training.text import Windows
 from qgraph.training.trainer import QGraphCallback
 
@@ -40,6 +40,7 @@ class Settings:
     codegen: bool = True
     target: Target = "emulate"
     held_out: float = 0.05
+    timeout: int = 600  # seconds that processes wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class Run:
     model: Any
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)  # bytes of optimizer states, by name
 
 
 def train_each(
@@ -115,12 +117,18 @@ def train_each(
             optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             last = _last(folder, policy, store, trainer.args)
+            if store is not None and store.resume:
+                where = (
+                    "its beginning: there is no checkpoint yet" if last is None else Path(last).name
+                )
+                say(f"resuming {policy.name} from {where}")
             if last is not None and checkpoint_step(last) >= settings.steps:
                 load_finished(trainer, last)  # Trainer would take one step more
             else:
                 trainer.train(resume_from_checkpoint=last)
             logged = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.losses = _points(logged, settings) if store else logged
+            run.states = state_bytes(trainer.optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
@@ -207,6 +215,7 @@ def _arguments(folder: str, settings: Settings, store: Store | None) -> Training
         report_to="none",
         disable_tqdm=True,
         prediction_loss_only=True,
+        ddp_timeout=settings.timeout,
     )
 
 
