@@ -18,12 +18,13 @@ from qgraph.formats import Range
 from qgraph.passes.edit import add_node, wrap_operand
 from qgraph.passes.plan import Plan
 from qgraph.passes.sites import Site
+from qgraph.passes.splits import rows_are_cut, shares_range
 from qgraph.policy import OperandPolicy
 
 
 def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
     """Insert a fake_quant before each operand that has a format."""
-    seed = find_seed(graph, plans)
+    seed = _stream(graph, find_seed(graph, plans), plans)
     for plan in plans:
         for index, (operand, wanted) in enumerate(
             zip(plan.site.operands, plan.operands, strict=False)
@@ -33,21 +34,39 @@ def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
             noise = _tail(wanted, seed, 2 * plan.site.number + index)
             history = (plan.history[0], plan.history[1] + index)
             free = axis_is_free(wanted)
+            share = _share(plan, index)
             text = str(wanted.format)
 
             def call(
                 base: Node, axis: int, plan: Plan = plan, text: str = text, free: bool = free,
                 noise: tuple[object, ...] = noise, history: tuple[int, int] = history,
-                range: Range = wanted.format.scale.range,
+                range: Range = wanted.format.scale.range, share: tuple[object, ...] = share,
             ) -> Node:  # fmt: skip
                 args = (base, text, -1 if free else axis, *noise)
+                known = base
+                if share:
+                    shared = (base, text, -1 if free else axis, *share)
+                    known = add_node(graph, ops.shared_amax, shared, like=plan.site.node)
+                    known.meta["recompute"] = CheckpointPolicy.MUST_SAVE
                 if range.kind == "delayed":
-                    past = _past(graph, base, history, int(range.value), plan.site.node)
-                    args = (*args, *(None, 0, None)[len(noise) :], past)
+                    known = _past(graph, known, history, int(range.value), plan.site.node)
+                if known is not base:
+                    args = (*args, *(None, 0, None)[len(noise) :], known)
                 return add_node(graph, ops.fake_quant, args, like=plan.site.node)
 
             flat = spans_positions(plan.site, wanted)
             wrap_operand(graph, plan.site.node, operand, call, flat=flat)
+
+
+def _share(plan: Plan, index: int) -> tuple[object, ...]:
+    """Return the last arguments of `shared_amax`, nothing if an operand's range is its own."""
+    wanted, part = plan.operands[index], plan.parts[index] if plan.parts else None
+    delayed = wanted.format is not None and wanted.format.scale.range.kind == "delayed"
+    if delayed and plan.processes is not None and plan.processes.everyone:
+        return (False, plan.processes.everyone)  # one history, the same on every process
+    if part is None or not shares_range(wanted, part):
+        return ()
+    return (rows_are_cut(wanted, part), part.group)
 
 
 def spans_positions(site: Site, wanted: OperandPolicy) -> bool:
@@ -93,9 +112,31 @@ def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:
     """Return the node that draws the step's seed, added where a plan needs one; None without."""
     if not any(plan.stochastic for plan in plans):
         return None
-    found = next(iter(graph.find_nodes(op="call_function", target=ops.seed)), None)
+    for target in (ops.shared_seed, ops.seed):
+        found: Node | None = next(iter(graph.find_nodes(op="call_function", target=target)), None)
+        if found is not None:
+            return found
     in_forward = any(plan.stochastic and plan.site.role == "fprop" for plan in plans)
-    return found or _insert_seed(graph, in_forward=in_forward)
+    seed = _insert_seed(graph, in_forward=in_forward)
+    processes = plans[0].processes
+    if processes is None or not processes.group:
+        return seed
+    return _after(graph, seed, ops.shared_seed, processes.group)
+
+
+def _stream(graph: Graph, seed: Node | None, plans: Sequence[Plan]) -> Node | None:
+    """Return the seed of this process's own random bits; signs are drawn from the common one."""
+    processes = plans[0].processes if plans else None
+    if seed is None or processes is None or not processes.everyone:
+        return seed
+    return _after(graph, seed, ops.stream, processes.stream)
+
+
+def _after(graph: Graph, seed: Node, target: object, argument: object) -> Node:
+    with graph.inserting_after(seed):
+        node = add_node(graph, target, (seed, argument), like=seed)
+    node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    return node
 
 
 def _insert_seed(graph: Graph, *, in_forward: bool) -> Node:

@@ -13,7 +13,9 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from qgraph.errors import PolicyError
 from qgraph.ops.history import row_of
 from qgraph.passes.convolution import cannot_block
+from qgraph.passes.processes import Processes
 from qgraph.passes.sites import GraphFacts, Site
+from qgraph.passes.splits import Parts, check_parts, parts_of
 from qgraph.passes.targets import argument_node, is_grouped, value_of
 from qgraph.policy import OperandPolicy, Policy, decide
 
@@ -27,7 +29,7 @@ class Plan:
     `operands` are in argument order and empty unless the site is quantized. `reason` says why
     it is not; `notes` say what a reader should know although it is. `history` is where the amaxes
     of past steps are kept: the store, and the row of the first operand. `lowering` says how the
-    target `native` computes it.
+    target `native` computes it. `parts` are how the operands lie on several processes.
     """
 
     site: Site
@@ -38,6 +40,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     history: tuple[int, int] = (-1, 0)
     lowering: str = ""
+    parts: tuple[Parts | None, ...] = ()
+    processes: Processes | None = None
 
     @property
     def stochastic(self) -> bool:
@@ -54,6 +58,8 @@ def plan_sites(
     """
     plans = [_plan(site, policy) for site in sites]
     _check_ragged(plans, policy)
+    if facts is not None and facts.processes is not None:
+        plans = _shared(plans, policy, facts.processes)
     if facts is None or facts.history is None:
         return tuple(plans)
     numbers = {name: number for number, name in enumerate(sorted(set(facts.modules.values())))}
@@ -64,6 +70,16 @@ def plan_sites(
         seen[site.module, site.role] += 1
         plans[index] = replace(plan, history=(facts.history, row))
     return tuple(plans)
+
+
+def _shared(plans: Sequence[Plan], policy: Policy, processes: Processes) -> list[Plan]:
+    found = parts_of([plan.site for plan in plans], processes)
+    for plan, parts in zip(plans, found, strict=True):
+        check_parts(plan.site, plan.operands, parts, policy.path or policy.name)
+    return [
+        replace(plan, parts=parts, processes=processes)
+        for plan, parts in zip(plans, found, strict=True)
+    ]
 
 
 def _check_ragged(plans: Sequence[Plan], policy: Policy) -> None:

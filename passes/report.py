@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class Entry:
     reason: str
     notes: tuple[str, ...]
     lowering: str  # for the target native: `native int8`, or `emulated: why`
+    node: str = field(default="", compare=False)  # its name in the printed graph
 
     @property
     def formats(self) -> str:
@@ -61,6 +62,8 @@ class Report:
     lowering: str = ""
     graphs: int = 0
     checked: int = 0  # operands held against their definition, with QGRAPH_VERIFY=1
+    observed: int = 0  # operands that telemetry looks at
+    not_observed: int = 0  # and those it cannot: of native products
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
@@ -84,6 +87,11 @@ class Report:
             key = (entry.module, entry.role, entry.op)
             seen[key] = seen.get(key, -1) + 1
             self.products[(frame, *key, seen[key])] = entry
+
+    def __str__(self) -> str:
+        from qgraph.passes.table import report_text  # it reads this file
+
+        return report_text(self).rstrip("\n")
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -156,6 +164,7 @@ def make_entry(plan: Plan) -> Entry:
         reason=plan.reason,
         notes=plan.notes,
         lowering=plan.lowering,
+        node=site.node.name,
     )
 
 
@@ -200,6 +209,28 @@ def report_json(report: Report) -> dict[str, Any]:
         ],
         "products": [asdict(entry) for entry in report.entries],
     }
+
+
+def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
+    """Return the report that `report_json` wrote under `policy`.
+
+    Raises: KeyError, TypeError or ValueError if `data` is something else.
+    """
+    report = Report(
+        policy=policy,
+        lowering=str(data["lowering"]),
+        graphs=int(data["graphs"]),
+        not_captured={*data["not_captured"]},
+        lookups={*data["lookups"]},
+    )
+    for number, product in enumerate(data["products"]):
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in product.items()
+        }
+        fields["operands"] = tuple(OperandEntry(**operand) for operand in product["operands"])
+        report.products[(number,)] = Entry(**fields)
+    return report
 
 
 def weights_text(weights: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from qgraph.passes.plan import Plan
 aten = torch.ops.aten
 _SHARED = frozenset(
     {
-        ops.hadamard, ops.fake_quant, ops.pad_rows, ops.pad_ends,
+        ops.hadamard, ops.fake_quant, ops.shared_amax, ops.pad_rows, ops.pad_ends,
         aten.permute.default, aten.t.default, aten.transpose.int,
         aten.view.default, aten._unsafe_view.default, aten.reshape.default,
         torch.ops.prims.convert_element_type.default,

@@ -19,6 +19,7 @@ from qgraph.passes.attention import attention_product
 from qgraph.passes.convolution import describe_convolution
 from qgraph.passes.operand import Operand
 from qgraph.passes.places import block_of, frame_module, module_path
+from qgraph.passes.processes import Processes
 from qgraph.passes.targets import (
     ELSEWHERE,
     GATHERS,
@@ -39,13 +40,15 @@ class GraphFacts:
 
     `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
     stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
-    path of each module by its id, as text. `history` is the store of amax histories, if there is one.
+    path of each module by its id, as text. `history` is the store of amax histories, if there is one;
+    `processes` are the `Processes` that run the graph together, None for one alone.
     """
 
     parameters: frozenset[str]
     blocks: Mapping[str, int] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
     history: int | None = None
+    processes: Processes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,11 +51,20 @@ def report_text(report: Report, width: int = 100) -> str:
     Under each module stand its products: role and op, how many, sizes (b x m x n x k, k summed; a
     batch of 1 left out), share of all product FLOPs, and what is done to the operands.
     """
-    entries = report.entries
+    lines = table_lines(report.entries, width)
+    for line in _total_lines(report, report.entries):
+        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
+            ""
+        ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def table_lines(entries: Sequence[Entry], width: int = 100) -> list[str]:
+    """Return the table without its totals; shares are of the FLOPs of `entries`."""
     whole = sum(entry.flops for entry in entries) or 1
     lines: list[str] = []
     table = [
-        (row.module or "(root)", _cells(row, whole), _operand_text(row.first))
+        (row.module or "(root)", _cells(row, whole), operand_text(row.first))
         for row in make_rows(entries)
     ]
     widths = [max((len(cells[i]) for _, cells, _ in table), default=0) for i in range(4)]
@@ -69,11 +78,7 @@ def report_text(report: Report, width: int = 100) -> str:
                 wrapped = textwrap.wrap(words, room, break_on_hyphens=False) or [""]
                 lines.append(left + wrapped[0])
                 lines += [" " * len(left) + more for more in wrapped[1:]]
-    for line in _total_lines(report, entries):
-        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
-            ""
-        ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return [line.rstrip() for line in lines]
 
 
 def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:
@@ -142,7 +147,8 @@ def _saved_lines(report: Report) -> Iterable[str]:
         yield f"{100 * kept / stored:6.1f}%  {count} tensors, {size / 1e6:.2f} MB in {kept / 1e6:.2f}: {what}"
 
 
-def _operand_text(entry: Entry) -> str:
+def operand_text(entry: Entry) -> str:
+    """Return what is done to a product's operands, as the table says it."""
     if entry.status != "quantized":
         # A rule is spelt out in the totals; here its number is enough.
         return "high: " + re.sub(r"^kept: (rule [0-9]+) .*", r"\1", entry.reason)

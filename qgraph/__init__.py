@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
+    from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
     from qgraph.training.optimizer import (
         optimizer_for,
         quantize_optimizer,
         state_bytes,
         unpack_state_dict,
     )
+    from qgraph.training.run import Run
+    from qgraph.training.trainer import QGraphCallback
 
 _HOMES = {
+    "CheckpointCallback": "qgraph.training.checkpoint",
+    "last_checkpoint": "qgraph.training.checkpoint",
+    "QGraphCallback": "qgraph.training.trainer",
+    "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
     "conversion": "qgraph.backend.convert",
@@ -42,8 +49,9 @@ _HOMES = {
     "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
-    "CoverageCallback", "QGraphError", "QGraphWarning", "compile", "conversion", "convert", "coverage",
-    "load", "load_policy", "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
+    "CheckpointCallback", "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run",
+    "compile", "conversion", "convert", "coverage", "last_checkpoint", "load", "load_policy",
+    "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 
 

@@ -34,6 +34,14 @@ class ArtifactError(QGraphError, OSError):
     """A directory that cannot be written, or that is not a converted model."""
 
 
+class CheckpointError(QGraphError, OSError):
+    """A checkpoint that is torn, corrupted or of another policy."""
+
+
+class RunError(QGraphError, RuntimeError):
+    """A training run that cannot go on."""
+
+
 class GraphError(QGraphError, RuntimeError):
     """A graph that breaks a rule the passes rely on."""
 

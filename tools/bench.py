@@ -31,6 +31,8 @@ def bench(
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
+    For example: qgraph bench --policy int8 --target native
+
     JSON keys: model, policy, target, lowering (how many products run how), device, tokens, rounds;
     plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one step,
     above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time spent

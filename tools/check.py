@@ -1,44 +1,140 @@
-"""qgraph check: read a policy and say what it does, without loading torch."""
+"""qgraph check: read a policy, say what it does and what papers advise against in it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+import textwrap
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qgraph.errors import QGraphError
 from qgraph.formats.rounding import NEAREST
-from qgraph.policy import Policy, Stored, load_policy, percent
-from qgraph.tools.screen import print_json
+from qgraph.policy import (
+    Policy,
+    Stored,
+    load_policy,
+    percent,
+    policy_json_schema,
+    unused_rules,
+    why_unused,
+)
+from qgraph.policy.lint import Finding, lint, lint_tokens
+from qgraph.tools.amounts import read_count
+from qgraph.tools.screen import print_json, progress, width
+
+if TYPE_CHECKING:
+    from qgraph.tools.look import Look
 
 
 def check(
-    policy: Annotated[str, typer.Argument(help="A policy file or a recipe's name.")],
+    policy: Annotated[str | None, typer.Argument(help="A policy file or a recipe's name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Also hold it against this model, named as for convert.")
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Tokens of the run, as 20B: are they too many for its formats?"),
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Parameters of the model, for --tokens without --model.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if there is a warning.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of policies, for editors.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, where a model is captured.")] = 2,
+    length: Annotated[int, typer.Option(min=1, help="Tokens per sequence, likewise.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a policy file and print its rules.
+    """Check a policy file, print its rules, and warn of choices that papers advise against.
 
-    JSON keys: name, source, path, fingerprint, stochastic, rules (one line each), resolved.
+    For example: qgraph check mine.yaml --model preset:tiny-llama, or:
+    qgraph check nvfp4 --tokens 10T --params 7B, or: qgraph check --schema > policy.schema.json
+
+    An editor that knows YAML schemas completes keys where the policy begins with
+    # yaml-language-server: $schema=policy.schema.json
+
+    JSON keys: name, source, path, fingerprint, stochastic, rules, schedule, monitors (one line each),
+    resolved, warnings (name, place, problem, fix, source), and with --model unused_rules (rule, why),
+    products, quantized (counts), share (of FLOPs).
     """
-    found = load_policy(policy)
-    if as_json:
-        print_json(
-            {
-                "name": found.name,
-                "source": found.source,
-                "path": found.path,
-                "fingerprint": found.fingerprint(),
-                "stochastic": found.stochastic,
-                "rules": [rule.text for rule in found.rules],
-                "resolved": found.to_dict(),
-            }
-        )
+    if schema:
+        sys.stdout.write(json.dumps(policy_json_schema(), indent=1) + "\n")
         return
-    typer.echo(f"{found.name}: {found.source or 'no source given'}\n{found.path}")
-    typer.echo(f"  ragged: {found.ragged}")
+    if policy is None:
+        raise QGraphError("no policy is given", "write qgraph check mine.yaml, or a recipe's name")
+    found = load_policy(policy)
+    data = None if tokens is None else read_count(tokens, "--tokens")
+    count = None if params is None else read_count(params, "--params")
+    if data is not None and count is None and model is None:
+        raise QGraphError("--tokens asks for the model's size", "add --params 7B, or --model")
+    look, head = None, "lm_head"
+    if model is not None:
+        look, size, head = _hold(model, policy, batch, length)
+        count = count or size
+    warnings = lint(found, head)
+    if data is not None and count is not None:
+        warnings += lint_tokens(found, count, data)
+    if as_json:
+        print_json(_json(found, warnings, look))
+    else:
+        sys.stdout.write("\n".join(_text(found, warnings, look)) + "\n")
+    if strict and (warnings or (look and unused_rules(found, look.entries))):
+        sys.exit(1)
+
+
+def _hold(model: str, policy: str, batch: int, length: int) -> tuple[Look, float, str]:
+    """Return the plan of a model, its number of parameters, and the module of its last product."""
+    from qgraph.tools.look import look_at
+
+    with progress(4) as step:
+        look = look_at(model, policy, batch, length, step)
+        from qgraph.backend.skeleton import load_skeleton
+
+        step("counting parameters")
+        size = sum(p.numel() for p in load_skeleton(model).parameters())
+    last = [e for e in look.entries if e.role == "fprop" and e.op == "linear"]
+    return look, size, last[-1].module if last and last[-1].block is None else "lm_head"
+
+
+def _json(found: Policy, warnings: list[Finding], look: Look | None) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "name": found.name,
+        "source": found.source,
+        "path": found.path,
+        "fingerprint": found.fingerprint(),
+        "stochastic": found.stochastic,
+        "rules": [rule.text for rule in found.rules],
+        "schedule": [switch.text for switch in found.schedule],
+        "monitors": [monitor.text for monitor in found.monitors],
+        "resolved": found.to_dict(),
+        "warnings": [asdict(finding) for finding in warnings],
+    }
+    if look is not None:
+        result |= {
+            "unused_rules": [
+                {"rule": rule.text, "why": why_unused(rule, look.entries)}
+                for rule in unused_rules(found, look.entries)
+            ],
+            "products": len(look.entries),
+            "quantized": len(look.report.quantized),
+            "share": look.report.share,
+        }
+    return result
+
+
+def _text(found: Policy, warnings: list[Finding], look: Look | None) -> list[str]:
+    lines = [f"{found.name}: {found.source or 'no source given'}", found.path]
+    lines.append(f"  ragged: {found.ragged}")
     if found.min_flops is not None:
-        typer.echo(f"  coverage: at least {percent(found.min_flops)} of product FLOPs quantized")
+        lines.append(f"  coverage: at least {percent(found.min_flops)} of product FLOPs quantized")
     for rule in found.rules:
-        typer.echo(f"  {rule.text}")
+        lines.append(f"  {rule.text}")
         for role, operands in rule.products.items():
             words = []
             for kind, operand in operands.items():
@@ -48,25 +144,47 @@ def check(
                     f"{kind} {operand.format or 'high'}"
                     + (f" ({', '.join(extra)})" if extra else "")
                 )
-            typer.echo(f"    {role}: {', '.join(words)}")
-    for line in _memory_lines(found):
-        typer.echo(f"  {line}")
+            lines.append(f"    {role}: {', '.join(words)}")
+    lines += [f"  {line}" for line in _memory_lines(found)]
+    lines += [f"  {switch.key}: {switch.text}" for switch in found.schedule]
+    lines += [f"  {monitor.key}: {monitor.text}" for monitor in found.monitors]
+    if look is not None:
+        lines.append(
+            f"on {look.source}: {len(look.report.quantized)} of {len(look.entries)} products, "
+            f"{100 * look.report.share:.1f}% of their FLOPs quantized"
+        )
+        lines += [
+            f"warning: {rule.text}: {why_unused(rule, look.entries)}"
+            for rule in unused_rules(found, look.entries)
+        ]
+    for finding in warnings:
+        source = f" ({finding.source})" if finding.source else ""
+        lines += _wrap(f"warning: {finding.place}: {finding.problem}{source}")
+        lines += _wrap(f"  fix: {finding.fix}")
+    return lines
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(60, width()),
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _memory_lines(policy: Policy) -> list[str]:
-    """Return what the policy says about states, parameters and saved tensors, and what to know."""
+    """Return what the policy says about states, parameters and saved tensors."""
     found = []
     if policy.optimizer is not None:
         states = (f"{name} {_stored(state)}" for name, state in policy.optimizer.states.items())
         kept = f"; kept: {', '.join(policy.optimizer.keep)}" if policy.optimizer.keep else ""
         found.append(f"optimizer ({policy.optimizer.storage}): {', '.join(states)}{kept}")
-        found += [f"  warning: {warning}" for warning in policy.optimizer.warnings]
     if policy.parameters is not None:
         words = (f"{key} {value}" for key, value in policy.parameters.entry.items())
         found.append(f"parameters: {', '.join(words)}")
-    for rule in policy.stash:
-        found.append(f"{rule.title}: {_stored(rule.stored)}")
-    return found
+    return found + [f"{rule.title}: {_stored(rule.stored)}" for rule in policy.stash]
 
 
 def _stored(stored: Stored) -> str:

@@ -13,18 +13,32 @@ import typer
 from qgraph.errors import QGraphError
 from qgraph.tools.bench import bench
 from qgraph.tools.check import check
+from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
+from qgraph.tools.cost import cost
+from qgraph.tools.diff import diff
+from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
+from qgraph.tools.inspect import inspect
+from qgraph.tools.predict import predict
+from qgraph.tools.recipes import recipes
+from qgraph.tools.report import report
+from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
 
+INTERRUPTED = 130
 app = typer.Typer(
-    help="Low-precision training by rewriting the training graph.",
+    help="Low-precision training by rewriting the training graph. For example: qgraph convert "
+    "preset:tiny-llama --policy nvfp4 --out model, then qgraph report model.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, train, bench, check, formats):
+for command in (
+    convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
+    reproduce, predict, cost,
+):  # fmt: skip
     app.command()(command)
 
 
@@ -40,9 +54,13 @@ def main() -> None:
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except SystemExit as stop:  # typer makes an exit of an interrupt
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("interrupted: nothing was left behind\n")
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing was left behind\n")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

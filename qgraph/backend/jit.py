@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 from weakref import WeakKeyDictionary, ref
 
@@ -15,19 +16,36 @@ from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
 from qgraph.backend.outline import Layer, Outline
+from qgraph.backend.parallel import whole_graphs
 from qgraph.backend.parameters import store_parameters
 from qgraph.backend.rewriting import Backend, make_backend
-from qgraph.errors import ModelError
+from qgraph.errors import ModelError, QGraphWarning
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import Report, Target
-from qgraph.policy import Policy, check_blocks, load_policy
+from qgraph.policy import Policy, check_blocks, check_parts, load_policy, stage
 
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
 # The compiled call refers to its model, so only a weak reference to it lets the model go.
-_COMPILED: WeakKeyDictionary[nn.Module, tuple[Report, ref[Any]]] = WeakKeyDictionary()
+_COMPILED: WeakKeyDictionary[nn.Module, Compiled] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What is known of a compiled model: its policy, how it was compiled, and what came of it.
+
+    `call` refers to the compiled call, of the stage of the policy that runs now.
+    """
+
+    policy: Policy
+    report: Report
+    call: ref[Any]
+    outline: Outline
+    target: Target
+    codegen: bool
+    options: dict[str, Any]
 
 
 def as_policy(policy: PolicyLike) -> Policy:
@@ -57,8 +75,10 @@ def compile(
     graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
     A policy's `coverage` is held at each training call that compiled something: it raises PolicyError.
+    A policy's `schedule` and `monitors` take a run that counts steps: `qgraph.Run` or
+    `qgraph.QGraphCallback`; a training call without one warns.
 
-    Raises: PolicyError if the policy is wrong, or names blocks the model does not have;
+    Raises: PolicyError if the policy is wrong, or names blocks or parts the model does not have;
         ModelError if `model` is not a module, the target is unknown or `options` names a backend.
     """
     if not isinstance(model, nn.Module):
@@ -67,23 +87,72 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
+    check_parts(chosen, outline.modules.values())
     check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
     if chosen.parameters is not None:
         store_parameters(model, chosen.parameters)
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)
+    _enter(model, chosen, stage(chosen, ()), outline, target, codegen, options)
+    if (chosen.schedule or chosen.monitors) and model._compiled_call_impl is not None:
+        replace_call(model, _ask_for_run(model._compiled_call_impl, chosen.name))
+    return model
+
+
+def enter_stage(
+    model: nn.Module, policy: Policy, observe: tuple[int, bool] | None = None
+) -> Report:
+    """Compile `model` anew under `policy`, a stage of the one it was compiled under; return the report.
+
+    `observe` is the number of a telemetry recorder, and whether it looks at products.
+
+    The code of the stage before is still there: see `replace_call`.
+
+    Raises: ModelError as `coverage`.
+    """
+    known = compiled_by_us(model)
+    outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
+    _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
+    return _COMPILED[model].report
+
+
+def replace_call(model: nn.Module, call: Callable[..., Any], report: Report | None = None) -> None:
+    """Make `call` what runs when `model` is called: one that wraps the compiled call, or an earlier one."""
+    known = _COMPILED[model]
+    model._compiled_call_impl = call
+    _COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
+
+
+def _enter(
+    model: nn.Module,
+    whole: Policy,
+    policy: Policy,
+    outline: Outline,
+    target: Target,
+    codegen: bool,
+    options: dict[str, Any],
+) -> None:
+    """Compile `model` in place under `policy`, a stage of `whole`."""
     report = Report(
-        policy=chosen,
+        policy=policy,
         lowering=describe_lowering(device_of(model)),
         not_captured=set(outline.weights.values()),
     )
-    backend = make_backend(chosen, report, outline, target=target, codegen=codegen)
+    backend = make_backend(policy, report, outline, target=target, codegen=codegen)
     _compile_in_place(model, backend, options)
-    if chosen.min_flops is not None and model._compiled_call_impl is not None:
+    model._compiled_call_impl = whole_graphs(model._compiled_call_impl)  # type: ignore[arg-type]
+    if policy.min_flops is not None and model._compiled_call_impl is not None:
         model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
-    _COMPILED[model] = (report, ref(model._compiled_call_impl))
-    return model
+    _COMPILED[model] = Compiled(
+        policy=whole,
+        report=report,
+        call=ref(model._compiled_call_impl),
+        outline=outline,
+        target=target,
+        codegen=codegen,
+        options=options,
+    )
 
 
 def check_target(name: str) -> Target:
@@ -103,19 +172,26 @@ def coverage(model: nn.Module) -> Report:
     Raises: ModelError if the model was not compiled by qgraph, or no longer is: a copy or an
         unpickled model is not compiled, and `model.compile()` replaces what qgraph did.
     """
+    return compiled_by_us(model).report
+
+
+def compiled_by_us(model: nn.Module) -> Compiled:
+    """Return what is known of a model given to `compile`.
+
+    Raises: as `coverage`.
+    """
     known = _COMPILED.get(model)
     if known is None:
         raise ModelError(
             f"this {type(model).__name__} was not compiled by qgraph (copies are not)",
             "call qgraph.compile(model) first",
         )
-    report, call = known
-    if model._compiled_call_impl is not call():
+    if model._compiled_call_impl is not known.call():
         raise ModelError(
             f"this {type(model).__name__} was compiled by something else after qgraph.compile",
             "call qgraph.compile(model) last",
         )
-    return report
+    return known
 
 
 def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
@@ -147,6 +223,26 @@ def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., An
     return held
 
 
+def _ask_for_run(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return `call` such that the first training step says that nothing counts steps."""
+    asked = False
+
+    def warned(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        if not asked and torch.is_grad_enabled():
+            asked = True
+            warnings.warn(
+                f"policy {name} has a schedule or monitors, and nothing counts the steps of this run: "
+                "nothing will be switched or watched. Use qgraph.QGraphCallback in Trainer, or "
+                "qgraph.Run(model, steps=...) in a loop of your own",
+                QGraphWarning,
+                stacklevel=2,
+            )
+        return call(*args, **kwargs)
+
+    return warned
+
+
 def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
     """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`."""
     options = dict(kwargs.get("options") or {})
@@ -155,6 +251,11 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
         raise ModelError(
             f"the qgraph backend does not know the option {', '.join(sorted(options))}",
             'options={"policy": ...}',
+        )
+    if policy.schedule or policy.monitors:
+        raise ModelError(
+            "the qgraph backend cannot switch policies: this one has a schedule or monitors",
+            "use qgraph.QGraphCallback, or qgraph.compile(model, policy) and qgraph.Run",
         )
     if policy.min_flops is not None:
         raise ModelError(

@@ -27,6 +27,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 512,
     },
 }  # fmt: skip
+# Known by their shapes only, for `qgraph cost`: their weights would not fit most machines.
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-7b": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096,
+    },
+    "llama3-8b": {
+        "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+    },
+    "llama3-70b": {
+        "vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+    },
+}  # fmt: skip
 
 
 def load_model(name: str, seed: int = 0) -> Any:
@@ -38,10 +53,14 @@ def load_model(name: str, seed: int = 0) -> Any:
     Raises: ModelError saying what is missing and what to give instead.
     """
     config = load_config(name)
+    if name.removeprefix("preset:") in SHAPES and name.startswith("preset:"):
+        raise ModelError(
+            f"{name}: has no weights, only shapes", f"use it with qgraph cost, or {_choices()}"
+        )
     if name.startswith("preset:"):
         torch.manual_seed(seed)
         return transformers.LlamaForCausalLM(config).train()
-    kind = _model_class(name, config)
+    kind = model_class(name, config)
     try:
         model = kind.from_pretrained(
             _source(name),
@@ -88,6 +107,8 @@ def _source(name: str) -> str:
 
 
 def _preset(name: str) -> Any:
+    if name in SHAPES:
+        return transformers.LlamaConfig(**SHAPES[name])
     if name not in PRESETS:
         raise ModelError(
             f"preset:{name}: no such preset",
@@ -96,7 +117,7 @@ def _preset(name: str) -> Any:
     return transformers.LlamaConfig(**PRESETS[name])
 
 
-def _model_class(name: str, config: Any) -> Any:
+def model_class(name: str, config: Any) -> Any:
     """Return the class the config names; a causal language model if it names none."""
     for architecture in config.architectures or []:
         found = getattr(transformers, architecture, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+from weakref import ref
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -19,6 +21,9 @@ class Outline:
     modules: dict[str, str]
     weights: dict[int, str]  # parameters that are most likely a product's operand: name by id
     history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
+    owner: Callable[[], nn.Module | None] = lambda: None  # the model, while it is alive
+    # The recorder of telemetry, and whether it looks at products: see `qgraph.ops.observe`.
+    observe: tuple[int, bool] | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> Outline:
@@ -35,8 +40,19 @@ class Outline:
         return cls(
             blocks=blocks,
             modules={str(id(module)): name for name, module in model.named_modules()},
+            owner=ref(model),
             weights={id(p): name for name, p in model.named_parameters() if _is_matrix(p)},
         )
+
+    def seen(self, inputs: Iterable[object]) -> set[str]:
+        """Return the names of the weights among `inputs`.
+
+        FSDP puts other tensors in the place of those the model had: those there now count too.
+        """
+        names, model = dict(self.weights), self.owner()
+        if model is not None:
+            names |= {id(p): name for name, p in model.named_parameters()}
+        return {names.get(id(value), "") for value in inputs}
 
 
 def _is_matrix(value: nn.Parameter) -> bool:
@@ -75,5 +91,11 @@ def graph_facts(
 
 
 def input_index(node: Node) -> int | None:
-    """Return which of the captured function's inputs a placeholder is, if AOTAutograd says."""
-    return getattr(node.meta.get("desc"), "idx", None)
+    """Return which of the captured function's inputs a placeholder is, if AOTAutograd says.
+
+    Of a tensor in parts on several processes, the placeholder of this process's part counts.
+    """
+    found: Any = node.meta.get("desc")
+    while getattr(found, "attr", "") == "_local_tensor":
+        found = found.base
+    return getattr(found, "idx", None)

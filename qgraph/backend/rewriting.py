@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from functorch.compile import make_boxed_func
@@ -26,9 +26,19 @@ from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
+from qgraph.backend.parallel import Meshes, name_splits
 from qgraph.backend.partition import Partitioner
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import GraphFacts, Report, Target, insert_check, lookups, rewrite
+from qgraph.passes import (
+    GraphFacts,
+    Processes,
+    Report,
+    Target,
+    insert_check,
+    insert_observe,
+    lookups,
+    rewrite,
+)
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -49,6 +59,7 @@ def make_backend(
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
     """
     times: Counter[object] = Counter()
+    meshes = Meshes()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
@@ -65,7 +76,7 @@ def make_backend(
                 stacklevel=2,
             )
         if outline is not None:
-            report.not_captured -= {outline.weights.get(id(value), "") for value in inputs}
+            report.not_captured -= outline.seen(inputs)
         rewriting = Rewrite(
             policy=policy,
             report=report,
@@ -73,6 +84,7 @@ def make_backend(
             outline=outline,
             frame=frame,
             target=target,
+            processes=meshes.see(inputs, outline.owner() if outline else None),
             check=next(_GRAPHS) if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0") else 0,
         )
         if not codegen:
@@ -148,11 +160,13 @@ class Rewrite(CustomGraphPass):
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
+    processes: Processes | None  # with splits by number of the input
     check: int  # with QGRAPH_VERIFY=1 the graph's own number, else 0
 
     def facts(self, graph: Graph) -> GraphFacts:
         """Return what the passes must know about a joint graph."""
-        return graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        return replace(facts, processes=name_splits(self.processes, graph))
 
     def __call__(self, graph: Graph) -> None:
         """Rewrite a joint graph in place, and report it."""
@@ -166,6 +180,11 @@ class Rewrite(CustomGraphPass):
             raise GraphError(f"a pass failed on this graph: {error!r}") from error
         if self.check:
             self.report.checked += insert_check(graph, plans, self.check)
+        if self.outline is not None and self.outline.observe is not None:
+            recorder, products = self.outline.observe
+            seen, unseen = insert_observe(graph, plans, recorder, products=products)
+            self.report.observed += seen
+            self.report.not_observed += unseen
         self.report.add(plans, self.frame, lookups(graph, facts.modules))
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
@@ -192,6 +211,8 @@ class Rewrite(CustomGraphPass):
         key = f"{cache_key(self.policy)} {self.target}"
         if self.check:  # never another process's code: what is checked once is remembered here
             key += f" checked {os.getpid()} {self.check}"
+        if self.outline is not None and self.outline.observe is not None:
+            key += f" observed {self.outline.observe}"
         if self.outline is None or self.outline.history is None:
             return key
         # Code that reads histories is of no use to another model, whose rows lie elsewhere.

@@ -125,11 +125,17 @@ def block_scales(
     kernels: Kernels = REFERENCE,
     amax: Tensor | None = None,
 ) -> Scales:
-    """Return the scales of the blocks of `x`, [..., M/A, 1, K/B, 1]."""
+    """Return the scales of the blocks of `x`, [..., M/A, 1, K/B, 1].
+
+    `amax` is the largest magnitude where `x` alone does not tell it: of the tensor, [], or of each
+    block.
+    """
     if fmt.asymmetric:
         return _asymmetric(cut(x.movedim(axis, -1), fmt.block, edges=True), fmt)
     span = _range(x, fmt, axis, kernels, amax)
-    if fmt.tensor_scale == "fp32-row":
+    if amax is not None and not amax.dim() and fmt.scale.range.kind != "delayed":
+        whole = amax
+    elif fmt.tensor_scale == "fp32-row":
         whole = span.amax(-2, keepdim=True) if span.numel() else span.sum(-2, keepdim=True)
     else:
         whole = span.amax() if span.numel() else span.new_zeros(())
@@ -188,6 +194,8 @@ def _corrected(
 
 def _range(x: Tensor, fmt: BlockFormat, axis: int, kernels: Kernels, amax: Tensor | None) -> Tensor:
     range = fmt.scale.range
+    if amax is not None and amax.dim():
+        return amax
     if range.kind in ("absmax", "mse", "4over6", "4over6_mse"):
         return kernels.largest(x, fmt.block, axis)
     rows = x.movedim(axis, -1)

@@ -28,9 +28,11 @@ def fake_quant(
     Blocks lie along `axis`, the one a product sums over; a ragged last block is a shorter
     block. Random rounding, of codes or of scales, needs `noise`; without a `rounding` codes are
     rounded stochastically if there is noise, else to nearest. `amax` is the range of a `delayed`
-    format, from steps before.
+    format, from steps before; else the largest magnitude of the tensor, or of each of its blocks, of
+    which `x` is a part.
 
-    Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same; amax [].
+    Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same; amax [], or
+    [..., M/A, 1, K/B, 1].
     Dtypes: a floating-point one -> the same; arithmetic in float32, one rounding to x's dtype.
     Raises: ShapeError if x has fewer than two axes or `axis` is not one of the last two.
     Source: the rules of `qgraph.numerics.scales`.

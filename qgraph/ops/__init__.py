@@ -7,6 +7,10 @@ from qgraph.ops.define import (
     fake_quant,
     grouped_mm,
     hadamard,
+    nvfp4_mm,
+    observed_mm,
+    observed_quant,
+    pack,
     pad_ends,
     pad_rows,
     quant_backward,
@@ -14,6 +18,9 @@ from qgraph.ops.define import (
     rotate_quant,
     scaled_mm,
     seed,
+    shared_amax,
+    shared_seed,
+    stream,
 )
 from qgraph.ops.lowering import describe_lowering
 
@@ -25,6 +32,10 @@ __all__ = [
     "fake_quant",
     "grouped_mm",
     "hadamard",
+    "nvfp4_mm",
+    "observed_mm",
+    "observed_quant",
+    "pack",
     "pad_ends",
     "pad_rows",
     "quant_backward",
@@ -32,4 +43,7 @@ __all__ = [
     "rotate_quant",
     "scaled_mm",
     "seed",
+    "shared_amax",
+    "shared_seed",
+    "stream",
 ]

@@ -19,16 +19,18 @@ from qgraph.policy.memory_schema import (
     StashMatchEntry,
     StoredEntry,
 )
+from qgraph.policy.monitor_schema import MonitorEntry
+from qgraph.policy.operand_schema import FormatEntry, OperandEntry, TransformEntry
 from qgraph.policy.schema import (
+    ClaimEntry,
     CoverageEntry,
     DgradEntry,
-    FormatEntry,
     FpropEntry,
     MatchEntry,
-    OperandEntry,
     PolicyFile,
     RuleEntry,
-    TransformEntry,
+    ScheduleEntry,
+    SetEntry,
     WgradEntry,
 )
 from qgraph.policy.selector import OperandKind
@@ -36,14 +38,16 @@ from qgraph.policy.values import FAULT
 
 # Of keys with one name, such as match, the last one's example counts.
 MODELS: tuple[type[BaseModel], ...] = (
-    OptimizerEntry, StoredEntry, ParametersEntry, StashEntry, StashMatchEntry, PolicyFile, CoverageEntry,
-    FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry, WgradEntry, OperandEntry,
+    OptimizerEntry, StoredEntry, ParametersEntry, StashEntry, StashMatchEntry,
+    SetEntry, ScheduleEntry, MonitorEntry,
+    PolicyFile, CoverageEntry, FormatEntry, TransformEntry, RuleEntry, MatchEntry, FpropEntry, DgradEntry,
+    WgradEntry, OperandEntry,
 )  # fmt: skip
 EXAMPLES: dict[str, Any] = {
-    key: info.examples[0]
+    info.alias or key: info.examples[0]
     for model in MODELS
     for key, info in model.model_fields.items()
-    if info.examples
+    if info.examples and not (model is RuleEntry and key == "name")
 }
 NAMED = {
     "formats": {"element": "e2m1", "block": [1, 32], "scale": "ue8m0"},
@@ -58,8 +62,10 @@ WANTED = {
     "string_type": "a name",
 }
 ENTRIES: dict[str, type[BaseModel]] = {
+    "claims": ClaimEntry, "keep": MatchEntry,
     "formats": FormatEntry, "transforms": TransformEntry, "rules": RuleEntry, "match": MatchEntry,
-    "fprop": FpropEntry, "dgrad": DgradEntry, "wgrad": WgradEntry,
+    "fprop": FpropEntry, "dgrad": DgradEntry, "wgrad": WgradEntry, "schedule": ScheduleEntry,
+    "monitors": MonitorEntry, "set": SetEntry,
 }  # fmt: skip
 
 
@@ -112,7 +118,8 @@ def _fault(document: Document, detail: ErrorDetails) -> PolicyError:
         return document.fault(path, shown(context["problem"]), context["fix"])
     if kind == "extra_forbidden":
         *_, word = path
-        fix = nearest(str(word), _model_at(path[:-1]).model_fields)
+        fields = _model_at(path[:-1]).model_fields
+        fix = nearest(str(word), [info.alias or key for key, info in fields.items()])
         found = document.fault(path, f"unknown key '{shown(str(word))}'", fix, at_key=True)
         return PolicyError(found.place, key_text(path[:-1]), found.problem, fix)
     if kind == "missing":
@@ -158,9 +165,18 @@ def _model_at(path: Path) -> type[BaseModel]:
             return StashEntry
         case ("stash", _, "match"):
             return StashMatchEntry
-        case ("formats" | "transforms" | "rules" as group, _):
+        case (
+            "formats"
+            | "transforms"
+            | "rules"
+            | "schedule"
+            | "monitors"
+            | "keep"
+            | "claims" as group,
+            _,
+        ):
             return ENTRIES[group]
-        case ("rules", _, str() as part):
+        case ("rules" | "schedule", _, str() as part) | ("schedule", _, "set", str() as part):
             return ENTRIES[part]
         case _:
             return OperandEntry
@@ -170,8 +186,10 @@ def _example(path: Path) -> str:
     word = next((step for step in reversed(path) if isinstance(step, str)), "")
     if path[0] in ("optimizer", "stash") and word not in EXAMPLES:
         return f"write {shown(word)}: int8/row/fp32"
-    if path[:1] == ("rules",) and len(path) == 2:
-        return f"write {_flow(EXAMPLES['rules'][0])}"
+    if path[:1] in (("rules",), ("schedule",), ("monitors",)) and len(path) == 2:
+        return f"write {_flow(EXAMPLES[str(path[0])][0])}"
+    if path[:1] == ("keep",) and len(path) < 3:
+        return "write keep: [{group: head}]"
     if len(path) == 2 and path[0] in NAMED:
         return f"write {shown(word)}: {_flow(NAMED[str(path[0])])}"
     return f"write {shown(word)}: {_flow(EXAMPLES.get(word, '...'))}"

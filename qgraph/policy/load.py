@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from qgraph.errors import Place, PolicyError
-from qgraph.policy.document import printable, read_document
+from qgraph.policy.document import Document, printable, read_document
+from qgraph.policy.extend import extended
 from qgraph.policy.faults import validate
 from qgraph.policy.model import Policy
 from qgraph.policy.resolve import resolve
@@ -33,20 +34,26 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
 
     Raises: PolicyError if there is none, or with the first fault in it.
     """
-    name = os.fspath(source)
-    if os.path.isfile(name):
-        return load_policy_text(_read_file(name), file=name)
+    text, file = _find(os.fspath(source))
+    return load_policy_text(text, file=file)
+
+
+def _find(name: str, folder: str = "") -> tuple[str, str]:
+    """Return a policy's text, and what to call its file; paths are relative to `folder`."""
+    path = os.path.join(folder, name)
+    if os.path.isfile(path):
+        return _read_file(path), path
     stem, suffix = os.path.splitext(name)
     recipe = stem if suffix in SUFFIXES else name
     if recipe in recipe_names():
         data = (RECIPES / f"{recipe}.yaml").read_bytes()
         file = f"qgraph/policy/recipes/{recipe}.yaml"
-        return load_policy_text(_decode(data, file), file=file)
+        return _decode(data, file), file
     if suffix in SUFFIXES or "/" in name or os.sep in name:
-        return load_policy_text(_read_file(name), file=name)
+        return _read_file(path), path
     near = difflib.get_close_matches(name, recipe_names(), n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    fix = f"{hint}recipes: {', '.join(recipe_names())}"
+    fix = f"{hint}qgraph recipes lists them"
     raise PolicyError(printable(name) or "''", "policy", "no such file or recipe", fix)
 
 
@@ -55,7 +62,13 @@ def load_policy_text(text: str, file: str = "<string>") -> Policy:
 
     Raises: PolicyError with the first fault.
     """
-    document = read_document(text, printable(file))
+    folder = os.path.dirname(file) if os.path.isfile(file) else ""
+
+    def base(name: str) -> Document:
+        found, where = _find(name, folder)
+        return read_document(found, printable(where))
+
+    document = extended(read_document(text, printable(file)), base)
     return resolve(validate(document), document)
 
 
@@ -94,7 +107,7 @@ def _read_file(name: str) -> str:
         with open(name, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        fix = f"write a file that exists, or a recipe: {', '.join(recipe_names())}"
+        fix = "write a file that exists, or a recipe: qgraph recipes lists them"
         raise PolicyError(printable(name), "policy", "no such file", fix) from None
     except IsADirectoryError:
         fix = "write the YAML file in it"

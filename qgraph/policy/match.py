@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from qgraph.errors import PolicyError
-from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule
+from qgraph.errors import PolicyError, QGraphWarning
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operands import HIGH, OperandPolicy
 from qgraph.policy.selector import SiteFacts, from_start
+from qgraph.policy.timed import Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ def decide(policy: Policy, site: SiteFacts) -> Decision:
         return Decision(rule=rule, operands=(HIGH, HIGH), reason=f"kept: {rule.title}")
     product = next((p for role, p in rule.products.items() if role == site.role), None)
     if product is None:
-        reason = f"rule {rule.number} does not name {site.role}"
+        reason = rule.notes.get(site.role) or f"rule {rule.number} does not name {site.role}"
         return Decision(rule=rule, operands=(HIGH, HIGH), reason=reason)
     first, second = (product.get(kind, HIGH) for kind in site.operand_kinds)
     reason = ""
@@ -67,7 +70,8 @@ def check_blocks(policy: Policy, sites: Iterable[SiteFacts]) -> None:
     Raises: PolicyError where a rule names a block, or a number of blocks, that no stack has.
     """
     known = tuple(sites)
-    for rule in policy.rules:
+    entries: tuple[Rule | Switch, ...] = (*policy.rules, *policy.schedule)
+    for rule in entries:
         if not rule.match.asks_block:
             continue
         counts = [s.block_count for s in known if rule.match.matches_outside_blocks(s)]
@@ -76,18 +80,48 @@ def check_blocks(policy: Policy, sites: Iterable[SiteFacts]) -> None:
             _check_rule(rule, count)
 
 
-def _check_rule(rule: Rule, count: int) -> None:
+def check_parts(policy: Policy, modules: Iterable[str]) -> None:
+    """Check that the model has the named parts, such as ffn, that the policy quantizes.
+
+    Warns (QGraphWarning) of each rule whose part the model lacks.
+
+    Raises: PolicyError if that leaves no rule that quantizes.
+    """
+    known = tuple(modules)
+    rules = [rule for rule in policy.rules if rule.quantizes]
+    lacking = [rule for rule in rules if not _has_part(rule, known)]
+    for rule in lacking:
+        names = " or ".join(group.name for group in rule.match.groups or ())
+        problem = f"this model has no module in the group {names}"
+        globs = [glob for group in rule.match.groups or () for glob in group.modules]
+        example = f"groups: {{{names.split()[0]}: ['*.my_{names.split()[0]}.*']}}"
+        fix = f"it stands for {', '.join(globs[:3])}, ...: write {example} with this model's names"
+        if len(lacking) == len(rules):
+            raise PolicyError(rule.place, f"{rule.key}.group", problem, fix)
+        warnings.warn(
+            f"{policy.name}: rule {rule.number}: {problem}; its products are left to other rules; {fix}",
+            QGraphWarning,
+            stacklevel=3,
+        )
+
+
+def _has_part(rule: Rule, modules: Iterable[str]) -> bool:
+    groups = rule.match.groups
+    return groups is None or any(group.names(name) for group in groups for name in modules)
+
+
+def _check_rule(rule: Rule | Switch, count: int) -> None:
     for key, problem, legal in _block_faults(rule, count):
         blocks = "1 block" if count == 1 else f"{count} blocks"
         raise PolicyError(
             rule.places.get(key, rule.place),
-            f"rules[{rule.number - 1}].match.{key}",
+            f"{rule.key}.match.{key}" if isinstance(rule, Switch) else f"{rule.key}.{key}",
             problem,
             f"this model has {blocks}: write {legal}",
         )
 
 
-def _block_faults(rule: Rule, count: int) -> Iterator[tuple[str, str, str]]:
+def _block_faults(rule: Rule | Switch, count: int) -> Iterator[tuple[str, str, str]]:
     for i, ends in enumerate(rule.match.blocks or ()):
         key = f"blocks[{i}]" if f"blocks[{i}]" in rule.places else "blocks"
         for block in ends:

@@ -10,78 +10,26 @@ from fractions import Fraction
 from typing import Literal
 
 from qgraph.errors import Place
-from qgraph.formats import BlockFormat, Gradient, Rounding
-from qgraph.formats.gradient import STRAIGHT
-from qgraph.formats.rounding import NEAREST
-from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
-from qgraph.policy.selector import Match, Role, match_entry
+from qgraph.policy.operands import (
+    OperandPolicy,
+    format_entry,
+    operand_entry,
+    operand_facts,
+    transform_facts,
+)
+from qgraph.policy.selector import Match, Role, match_entry, percent
+from qgraph.policy.timed import Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
-Signs = Literal["te", "none", "run", "site", "step"]
-Output = Literal["bf16", "fp32"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transform:
-    """A block Hadamard rotation along the axis a product sums over.
-
-    `hadamard` counts elements per block. `signs` picks the random signs: Transformer Engine's
-    fixed sixteen, none, or drawn from `seed` once for the run or for each site, or anew each step.
-    The rotated values are rounded to `output`.
-    """
-
-    name: str
-    hadamard: int
-    signs: Signs = "none"
-    output: Output = "bf16"
-    seed: int = 0
-
-    @property
-    def rotation(self) -> tuple[int, Signs, int]:
-        """What decides the matrix: both operands of a product must agree on it."""
-        return self.hadamard, self.signs, self.seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperandPolicy:
-    """What happens to one operand of a product; no format means high precision."""
-
-    format: BlockFormat | None = None
-    rounding: Rounding = NEAREST
-    transform: Transform | None = None
-    gradient: Gradient = STRAIGHT
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the operand is stored in fewer bits."""
-        return self.format is not None
-
-    @property
-    def draws(self) -> bool:
-        """Whether codes or scales take random bits."""
-        scaled = self.format is not None and self.format.scale.random
-        return self.rounding.random or scaled
-
-    @property
-    def random(self) -> bool:
-        """Whether anything takes random bits each step: codes, scales or rotation signs."""
-        return self.draws or (self.transform is not None and self.transform.signs == "step")
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything happens to the operand at all."""
-        return self.format is not None or self.transform is not None
-
-
-HIGH = OperandPolicy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """One entry of `rules`: the sites it speaks about, and what happens to them.
 
-    `places` says where each block selector stands in the file.
+    `places` says where each block selector stands in the file; `notes`, of a switched rule, why a
+    product is high.
     """
 
     number: int  # from 1, in file order
@@ -90,11 +38,23 @@ class Rule:
     keep: bool
     products: Mapping[Role, Mapping[str, OperandPolicy]]
     places: Mapping[str, Place] = field(default_factory=dict)
+    name: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""  # where its selectors stand: rules[0].match, keep[0]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the rule stores an operand in fewer bits."""
+        return any(o.quantizes for product in self.products.values() for o in product.values())
 
     @property
     def text(self) -> str:
         """The rule in one line."""
-        does = "keep high" if self.keep else f"quantize {', '.join(self.products)}"
+        does = (
+            "keep high"
+            if self.keep or not self.products
+            else f"quantize {', '.join(self.products)}"
+        )
         return f"{self.title}: {does}"
 
     @property
@@ -107,12 +67,16 @@ class Rule:
 class Policy:
     """Rules in file order; the first that matches a site decides.
 
+    `page` and `claims` describe it: to people, and to whoever checks the report against them.
     `ragged` says what to do with a product whose summed axis is no multiple of the block.
     `min_flops` is the least share of product FLOPs, in percent, that has to be quantized.
+    `schedule` switches rules as a run goes, `monitors` watch it; see `qgraph.policy.timed`.
     """
 
     name: str
     source: str = ""
+    page: str = ""
+    claims: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     path: str = ""
     ragged: Ragged = "pad"
     min_flops: Fraction | None = None
@@ -120,11 +84,14 @@ class Policy:
     optimizer: OptimizerPolicy | None = None
     parameters: ParameterPolicy | None = None
     stash: tuple[StashRule, ...] = ()
+    schedule: tuple[Switch, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
 
     @property
     def operands(self) -> Iterator[OperandPolicy]:
-        """Every operand the rules name."""
-        return (o for rule in self.rules for p in rule.products.values() for o in p.values())
+        """Every operand the rules and the schedule name."""
+        entries: tuple[Rule | Switch, ...] = (*self.rules, *self.schedule)
+        return (o for entry in entries for p in entry.products.values() for o in p.values())
 
     @property
     def quantizes(self) -> bool:
@@ -142,6 +109,9 @@ class Policy:
         ranges = (operand.format.scale.range for operand in self.operands if operand.format)
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
 
+    def _groups(self) -> dict[str, list[str]]:
+        return {g.name: list(g.modules) for r in self.rules for g in r.match.groups or ()}
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""
         facts: dict[str, object] = {
@@ -154,6 +124,9 @@ class Policy:
             facts["parameters"] = self.parameters.facts
         if self.stash:
             facts["stash"] = [rule.facts for rule in self.stash]
+        if self.schedule:
+            facts["schedule"] = [switch.entry for switch in self.schedule]
+            facts["monitors"] = [monitor.entry for monitor in self.monitors]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -161,7 +134,7 @@ class Policy:
         formats = {str(o.format): format_entry(o.format) for o in self.operands if o.format}
         transforms: dict[str, object] = {}
         for transform in (o.transform for o in self.operands if o.transform):
-            entry = _transform_facts(transform)
+            entry = transform_facts(transform)
             known = transforms.setdefault(transform.name, entry)
             assert known == entry, f"two transforms are called '{transform.name}'"
         return {
@@ -176,8 +149,11 @@ class Policy:
             ),
             "formats": formats,
             "transforms": transforms,
+            **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
             **self._memory_entries(),
+            **({"schedule": [switch.entry for switch in self.schedule]} if self.schedule else {}),
+            **({"monitors": [monitor.entry for monitor in self.monitors]} if self.monitors else {}),
         }
 
     def _memory_entries(self) -> dict[str, object]:
@@ -191,72 +167,34 @@ class Policy:
         return found
 
 
-def percent(share: Fraction) -> str:
-    """Return a share, 0 to 100, as policies write it: 90%."""
-    return f"{float(share):g}%"
-
-
 def _rule_facts(rule: Rule) -> dict[str, object]:
     match = match_entry(rule.match)
-    if rule.match.modules is not None:
-        match["module"] = sorted(set(rule.match.modules))
+    modules, groups = rule.match.modules, rule.match.groups
+    if groups is not None:  # what a group holds changes numbers, its name does not
+        found = sorted({glob for group in groups for glob in group.modules})
+        match["group"] = found
+        if modules is None and not any(glob.startswith("!") for glob in found):
+            match["module"] = match.pop("group")
+    if modules is not None:
+        match["module"] = sorted(set(modules))
     products = {
-        role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
+        role: {kind: operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
-    return {"match": match, "products": {role: facts for role, facts in products.items() if facts}}
-
-
-def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
-    transform = operand.transform and _transform_facts(operand.transform)
+    also = {"also": [*map(match_entry, rule.match.also)]} if rule.match.also else {}
     return {
-        "format": operand.format and str(operand.format),
-        "rounding": str(operand.rounding),
-        "transform": transform,
-        "gradient": str(operand.gradient),
-    }
-
-
-def _transform_facts(transform: Transform) -> dict[str, object]:
-    return {
-        "hadamard": transform.hadamard,
-        "signs": transform.signs,
-        "output": transform.output,
-        "seed": transform.seed,
+        "match": match,
+        **also,
+        "products": {role: facts for role, facts in products.items() if facts},
     }
 
 
 def _rule_entry(rule: Rule) -> dict[str, object]:
     entry: dict[str, object] = {"match": match_entry(rule.match)}
+    if rule.name:
+        entry["name"] = rule.name
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
-        entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
-    return entry
-
-
-def _operand_entry(operand: OperandPolicy) -> object:
-    name = "high" if operand.format is None else str(operand.format)
-    if operand == OperandPolicy(format=operand.format):
-        return name
-    entry = {"format": name, "rounding": str(operand.rounding), "gradient": str(operand.gradient)}
-    return entry | ({"transform": operand.transform.name} if operand.transform else {})
-
-
-def format_entry(fmt: BlockFormat) -> dict[str, object]:
-    """Return a format as an entry of `formats`, in the file's own schema."""
-    across, along = fmt.block.across, fmt.block.along
-    entry: dict[str, object] = {
-        "element": fmt.element.name,
-        "block": str(fmt.block) if across is None or along is None else [across, along],
-        "scale": fmt.scale.name,
-    }
-    if fmt.scale.rounding != SCALE_ROUNDINGS[fmt.scale.kind][0] or fmt.scale.kind == "power":
-        entry["scale_rounding"] = fmt.scale.rounding
-    if fmt.two_level:
-        entry["tensor_scale"] = fmt.tensor_scale
-    if fmt.scale.range.kind != "absmax":
-        entry["range"] = str(fmt.scale.range)
-    if fmt.dialect != "te":
-        entry["dialect"] = fmt.dialect
+        entry[role] = {kind: operand_entry(operand) for kind, operand in operands.items()}
     return entry

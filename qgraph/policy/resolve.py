@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qgraph.errors import FormatError, Place
+from qgraph.errors import FormatError
 from qgraph.formats import (
     NAMED,
     BlockFormat,
+    Rounding,
     find_element,
     make_format,
     make_scale,
@@ -17,27 +18,30 @@ from qgraph.formats import (
 )
 from qgraph.formats.rounding import NEAREST
 from qgraph.formats.scale import ScaleRounding
-from qgraph.policy.document import Document, Path, shown
+from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.faults import nearest
-from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
+from qgraph.policy.groups import GROUPS
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operand_schema import FormatEntry, OperandEntry, TransformEntry
+from qgraph.policy.operands import HIGH, OperandPolicy, Transform
+from qgraph.policy.resolve_match import block_places, make_match, ops_text
 from qgraph.policy.resolve_memory import resolve_optimizer, resolve_parameters, resolve_stash
+from qgraph.policy.resolve_schedule import with_schedule
 from qgraph.policy.schema import (
-    FormatEntry,
     MatchEntry,
-    OperandEntry,
     PolicyFile,
     RuleEntry,
-    TransformEntry,
+    SetEntry,
 )
-from qgraph.policy.selector import OPS, ROLES, Match, Role, products_of
-
-BLOCK_KEYS = ("blocks", "first_blocks", "last_blocks")
+from qgraph.policy.selector import OPS, ROLES, Group, Match, Role, products_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Names:
     formats: Mapping[str, BlockFormat]
+    roundings: Mapping[str, Rounding]
     transforms: Mapping[str, Transform]
+    groups: Mapping[str, Group]
     document: Document
 
     def find(self, name: str, path: Path) -> BlockFormat | None:
@@ -57,20 +61,37 @@ def resolve(file: PolicyFile, document: Document) -> Policy:
         raise document.fault(("name",), f"'{file.name}' is no name for a policy", fix)
     names = _Names(
         formats={name: _format(name, e, document) for name, e in file.formats.items()},
+        roundings={name: entry.rounding for name, entry in file.formats.items()},
         transforms={name: _transform(name, e, document) for name, e in file.transforms.items()},
+        groups={
+            name: Group(name=name, modules=tuple(modules))
+            for name, modules in {**GROUPS, **file.groups}.items()
+        },
         document=document,
     )
     policy = Policy(
         name=file.name,
         source=file.source,
+        page=file.page.strip(),
+        claims={group: entry.model_dump() for group, entry in file.claims.items()},
         path=document.file,
         ragged=file.ragged,
         min_flops=None if file.coverage is None else file.coverage.min_flops,
-        rules=tuple(_rule(i, entry, names) for i, entry in enumerate(file.rules)),
+        rules=(
+            *(_keep(i, entry, names) for i, entry in enumerate(file.keep)),
+            *(_rule(i, entry, len(file.keep), names) for i, entry in enumerate(file.rules)),
+        ),
         optimizer=resolve_optimizer(file.optimizer, names.find, document),
         parameters=resolve_parameters(file.parameters, names.find, document),
         stash=resolve_stash(file.stash, names.find, document),
     )
+
+    def read_product(
+        role: Role, entry: SetEntry, match: Match, path: Path
+    ) -> Mapping[str, OperandPolicy]:
+        return _product(role, entry, match, path, names)
+
+    policy = with_schedule(policy, file, document, read_product, names.groups)
     changes = any(operand.changes for operand in policy.operands)
     changes = changes or bool(policy.optimizer or policy.parameters or policy.stash)
     if policy.name != "high" and not changes:
@@ -114,7 +135,7 @@ _MX_DIALECTS: dict[str, ScaleRounding] = {"ocp": "floor", "rceil": "rceil"}
 
 
 def _transform(name: str, entry: TransformEntry, document: Document) -> Transform:
-    if entry.signs == "te" and entry.hadamard != 16:
+    if entry.signs == "te" and entry.hadamard not in (0, 16):
         problem = f"there are 16 te signs, and the rotation takes {entry.hadamard}"
         fix = "write hadamard: 16, or signs: none"
         raise document.fault(("transforms", name, "signs"), problem, fix)
@@ -127,7 +148,16 @@ def _transform(name: str, entry: TransformEntry, document: Document) -> Transfor
     )
 
 
-def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
+def _keep(index: int, entry: MatchEntry, names: _Names) -> Rule:
+    path: Path = ("keep", index)
+    match = make_match(entry, path, names.groups, names.document)
+    return Rule(
+        number=index + 1, place=names.document.values[path], match=match, keep=True, products={},
+        places=block_places(path, names.document), key=key_text(path),
+    )  # fmt: skip
+
+
+def _rule(index: int, entry: RuleEntry, before: int, names: _Names) -> Rule:
     path: Path = ("rules", index)
     document = names.document
     roles = [word for word in document.words(path) if word in ROLES]
@@ -137,54 +167,29 @@ def _rule(index: int, entry: RuleEntry, names: _Names) -> Rule:
     if not entry.keep and not roles:
         fix = "write keep: high, or a product: fprop, dgrad or wgrad"
         raise document.fault(path, "the rule says nothing about the sites it matches", fix)
-    match = _match(entry.match)
-    _check_match_roles(match, (*path, "match", "role"), document)
+    match = make_match(entry.match, (*path, "match"), names.groups, document)
     products = {role: _product(role, entry, match, path, names) for role in ROLES if role in roles}
     return Rule(
-        number=index + 1,
+        number=before + index + 1,
         place=document.values[path],
         match=match,
         keep=entry.keep is not None,
         products=products,
-        places=_block_places((*path, "match"), document),
+        places=block_places((*path, "match"), document),
+        key=key_text((*path, "match")),
+        name=entry.name or "",
     )
-
-
-def _match(entry: MatchEntry) -> Match:
-    return Match(
-        ops=None if entry.op is None else tuple(op for op in OPS if op in entry.op),
-        modules=None if entry.module is None else tuple(entry.module),
-        roles=None if entry.role is None else tuple(role for role in ROLES if role in entry.role),
-        blocks=None if entry.blocks is None else tuple(entry.blocks),
-        first_blocks=entry.first_blocks,
-        last_blocks=entry.last_blocks,
-    )
-
-
-def _block_places(path: Path, document: Document) -> dict[str, Place]:
-    places = {key: (*path, key) for key in BLOCK_KEYS}
-    blocks = document.at((*path, "blocks"))
-    if isinstance(blocks, list):
-        places |= {f"blocks[{i}]": (*path, "blocks", i) for i in range(len(blocks))}
-    return {key: document.values[p] for key, p in places.items() if p in document.values}
-
-
-def _check_match_roles(match: Match, path: Path, document: Document) -> None:
-    for role in match.roles or ():
-        if not any(products_of(op)[role] for op in match.ops or OPS):
-            problem = f"{_ops_text(match)} has no {role}"
-            raise document.fault(path, problem, "write fprop or dgrad")
 
 
 def _product(
-    role: Role, entry: RuleEntry, match: Match, path: Path, names: _Names
+    role: Role, entry: RuleEntry | SetEntry, match: Match, path: Path, names: _Names
 ) -> dict[str, OperandPolicy]:
     path, document = (*path, role), names.document
     kinds = document.words(path)
     legal = {k: None for op in match.ops or OPS for pair in products_of(op)[role] for k in pair}
     if not legal:
         fix = f"remove {role}, or match op linear, conv or experts"
-        raise document.fault(path, f"{_ops_text(match)} has no {role}", fix, at_key=True)
+        raise document.fault(path, f"{ops_text(match)} has no {role}", fix, at_key=True)
     if match.roles is not None and role not in match.roles:
         problem = f"the rule matches only {' and '.join(match.roles)}"
         fix = f"add {role} to match.role, or remove it here"
@@ -196,7 +201,7 @@ def _product(
     product: dict[str, OperandPolicy] = {}
     for kind in kinds:
         if kind not in legal:
-            problem = f"{_ops_text(match)} has no {kind} in {role}"
+            problem = f"{ops_text(match)} has no {kind} in {role}"
             fix = f"use one of: {', '.join(legal)}"
             raise document.fault((*path, kind), problem, fix, at_key=True)
         product[kind] = _operand(getattr(getattr(entry, role), kind), (*path, kind), names)
@@ -207,8 +212,9 @@ def _product(
 def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
     document = names.document
     fmt = names.find(entry.format, (*path, "format"))
-    if fmt is None and entry.rounding != NEAREST:
-        problem = f"{entry.rounding.mode} rounding needs a format to round to"
+    rounding = entry.rounding or names.roundings.get(entry.format, NEAREST)
+    if fmt is None and rounding != NEAREST:
+        problem = f"{rounding.mode} rounding needs a format to round to"
         raise document.fault((*path, "rounding"), problem, "name a format, or remove rounding")
     transform = None
     if entry.transform is not None:
@@ -219,9 +225,11 @@ def _operand(entry: OperandEntry, path: Path, names: _Names) -> OperandPolicy:
             if names.transforms:
                 fix = nearest(entry.transform, names.transforms)
             raise document.fault((*path, "transform"), problem, fix)
-    _check_gradient(entry, transform, fmt, path, document)
+        if not transform.hadamard:
+            transform = None
+    _check_gradient(entry, rounding, transform, fmt, path, document)
     return OperandPolicy(
-        format=fmt, rounding=entry.rounding, transform=transform, gradient=entry.gradient
+        format=fmt, rounding=rounding, transform=transform, gradient=entry.gradient
     )
 
 
@@ -241,6 +249,7 @@ def _undeclared(text: str, path: Path, names: _Names) -> BlockFormat:
 
 def _check_gradient(
     entry: OperandEntry,
+    rounding: Rounding,
     transform: Transform | None,
     fmt: BlockFormat | None,
     path: Path,
@@ -259,7 +268,7 @@ def _check_gradient(
     if transform is not None:
         problem = "the gradient of a rotated operand is straight through"
         raise document.fault(where, problem, "remove gradient or transform", at_key=True)
-    if fmt.scale.random or (entry.gradient.absmax and entry.rounding.random):
+    if fmt.scale.random or (entry.gradient.absmax and rounding.random):
         problem = f"the gradient {entry.gradient} needs numbers that are not drawn at random"
         raise document.fault(where, problem, "round to nearest, or remove gradient", at_key=True)
     if entry.gradient.absmax and str(fmt.scale.range) != "absmax":
@@ -287,7 +296,3 @@ def _check_rotations(
         if match.ops is None and len(pairs) > 1 and other not in product:
             fix += f" (the rule matches op {op} as well)"
         raise document.fault(place, problem, fix)
-
-
-def _ops_text(match: Match) -> str:
-    return f"op {' or '.join(match.ops or OPS)}"

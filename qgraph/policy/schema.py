@@ -2,131 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from qgraph.formats import Block, Range, parse_format
-from qgraph.formats.gradient import STRAIGHT
-from qgraph.formats.rounding import NEAREST
-from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.keys import CONFIG
 from qgraph.policy.keys import key as _key
 from qgraph.policy.keys import optional as _optional
 from qgraph.policy.memory_schema import OptimizerEntry, ParametersEntry, Stash
-from qgraph.policy.model import Output, Ragged, Signs, format_entry
+from qgraph.policy.model import Ragged
+from qgraph.policy.monitor_schema import MonitorEntry
+from qgraph.policy.operand_schema import Format, Operand, TransformEntry
+from qgraph.policy.timed_values import (
+    MomentText,
+    RuleNames,
+    Steps,
+    high_everywhere,
+    high_product,
+)
 from qgraph.policy.values import (
-    BlockShape,
     Count,
-    ElementName,
-    GradientText,
-    Hadamard,
     Modules,
     Ops,
     Percent,
     Ranges,
-    RangeText,
     Roles,
-    RoundingText,
-    ScaleName,
     Version,
-    read_word,
 )
-
-
-class FormatEntry(BaseModel):
-    """How a tensor is stored in few bits."""
-
-    model_config = CONFIG
-    element: ElementName = _key(
-        "The number format of one element: a name, the fields of a format, or a list of values.",
-        "e2m1",
-    )
-    block: BlockShape = _optional(
-        "The elements that share one scale: [across, along] the axis the product sums over, "
-        "row (that whole axis), column (the whole other axis), or tensor (the default).",
-        [1, 16],
-        Block(across=None, along=None),
-    )
-    scale: ScaleName = _key(
-        "The number format of a block's scale: a float such as e4m3 or ue5m3, a power of two "
-        "(ue8m0), fp32, or none.",
-        "e4m3",
-    )
-    scale_rounding: ScaleRounding | None = _optional(
-        "How a scale is rounded. ue8m0: rceil (up, so that nothing saturates; the default), floor, "
-        "ceil, even. Floats: nearest (the default), up, down, stochastic. fp32: pow2.",
-        "rceil",
-    )
-    tensor_scale: Literal["fp32", "fp32-row"] | None = _optional(
-        "One more scale for the whole tensor, or for each row, above scales of few bits.", "fp32"
-    )
-    range: RangeText = _optional(
-        "Which magnitude of a block the largest code stands for: absmax, p99.9 (a percentile), "
-        "mse (searched), rms (QuEST), 4over6, fixed6 (a constant).",
-        "absmax",
-        Range(),
-    )
-    dialect: Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass", "ocp", "rceil"] = (
-        _optional("Whose rules find the scales, where implementations differ.", "te", "te")
-    )
-
-
-def _as_format(value: object) -> object:
-    return format_entry(read_word(parse_format, value)) if isinstance(value, str) else value
-
-
-Format = Annotated[
-    FormatEntry, BeforeValidator(_as_format, json_schema_input_type=str | FormatEntry)
-]
-
-
-class TransformEntry(BaseModel):
-    """A rotation of both operands of a product, which leaves the product as it was."""
-
-    model_config = CONFIG
-    hadamard: Hadamard = _key("Elements in one block of the Hadamard rotation.", 16)
-    signs: Signs = _optional(
-        "Random signs: te (Transformer Engine's fixed sixteen), none, run (drawn once, from seed), "
-        "site (for each product), or step (for each product, anew each step).",
-        "te",
-        "none",
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = _optional(
-        "What signs of run and site are drawn from.", 0, 0
-    )
-    output: Output = _optional("What the rotated values are rounded to.", "bf16", "bf16")
-
-
-class OperandEntry(BaseModel):
-    """What happens to one operand."""
-
-    model_config = CONFIG
-    format: str = _key(
-        "A name from `formats`, high, or any format's own name or text form.", "high"
-    )
-    rounding: RoundingText = _optional(
-        "nearest (ties to even), stochastic (up or down at random so that the mean is exact; "
-        "stochastic:4 with 4 random bits), or any other mode `qgraph formats` lists.",
-        "stochastic",
-        NEAREST,
-    )
-    gradient: GradientText = _optional(
-        "The derivative of rounding in the backward, for operands of fprop: ste (straight through), "
-        "clipped, spline, dge; with +absmax that of the scale too.",
-        "ste",
-        STRAIGHT,
-    )
-    transform: str | None = _optional("A name from `transforms`; both operands need it.", "rht")
-
-
-def _as_entry(value: object) -> object:
-    return {"format": value} if isinstance(value, str) else value
-
-
-Operand = Annotated[
-    OperandEntry, BeforeValidator(_as_entry, json_schema_input_type=str | OperandEntry)
-]
 
 
 class FpropEntry(BaseModel):
@@ -162,6 +64,9 @@ class MatchEntry(BaseModel):
 
     model_config = CONFIG
     op: Ops | None = _optional("Kinds of product.", "linear")
+    group: Modules | None = _optional(
+        "Named parts of the model: head, attention, ffn, or a name from `groups`.", "ffn"
+    )
     module: Modules | None = _optional(
         "Module paths; * stands for anything, dots too. A path without * also names the last "
         "parts of a longer one: lm_head matches model.lm_head.",
@@ -188,10 +93,55 @@ class RuleEntry(BaseModel):
     match: MatchEntry = _optional(
         "Which sites; left out, all of them.", {"op": "linear"}, MatchEntry()
     )
+    name: Annotated[str, Field(min_length=1)] | None = _optional(
+        "What a schedule calls the rule.", "mlp"
+    )
     keep: Literal["high"] | None = _optional("Leave the sites in high precision.", "high")
     fprop: FpropEntry | None = _optional("The forward product.", {"input": "fp4"})
     dgrad: DgradEntry | None = _optional("The input's gradient.", {"grad_output": "fp4"})
     wgrad: WgradEntry | None = _optional("The weight's gradient.", {"grad_output": "fp4"})
+
+
+def _high(entry: Any) -> BeforeValidator:
+    return BeforeValidator(high_product, json_schema_input_type=Literal["high"] | entry)
+
+
+class SetEntry(BaseModel):
+    """Products a switch sets: each high, or its operands as in a rule. Others stay as they were."""
+
+    model_config = CONFIG
+    fprop: Annotated[FpropEntry, _high(FpropEntry)] | None = _optional("Y.", "high")
+    dgrad: Annotated[DgradEntry, _high(DgradEntry)] | None = _optional("dX.", "high")
+    wgrad: Annotated[WgradEntry, _high(WgradEntry)] | None = _optional("dW.", "high")
+
+
+class ScheduleEntry(BaseModel):
+    """A switch of rules: from a step on, for some steps, again and again, or when something happens."""
+
+    model_config = CONFIG
+    at: MomentText | None = _optional("After how many steps, or which share of the run.", "82%")
+    until: MomentText | None = _optional("When the switch ends.", "90%")
+    every: MomentText | None = _optional(
+        "Again after so many steps, each time as long as for.", 500
+    )
+    lasts: MomentText | None = Field(
+        default=None, alias="for", description="How long the switch lasts.", examples=[100]
+    )
+    on: Annotated[str, Field(min_length=1)] | None = _optional(
+        "plateau (of the loss), or the name of a monitor: when it trips.", "plateau"
+    )
+    patience: Steps | None = _optional("plateau: in how many steps the loss must fall.", 200)
+    improvement: Percent | None = _optional("plateau: by how much, at least.", "0.1%")
+    rule: RuleNames | None = _optional(
+        "Rules by number or name; left out, all that quantize. A rule that keeps its sites high "
+        "is switched only where it is named here.",
+        3,
+    )
+    match: MatchEntry = _optional("Which sites of these rules.", {"op": "linear"}, MatchEntry())
+    set: Annotated[
+        SetEntry,
+        BeforeValidator(high_everywhere, json_schema_input_type=Literal["high"] | SetEntry),
+    ] = _key("high, or what products become.", {"fprop": "high"})
 
 
 class CoverageEntry(BaseModel):
@@ -201,6 +151,15 @@ class CoverageEntry(BaseModel):
     min_flops: Percent = _key("The least share of all product FLOPs that is quantized.", "90%")
 
 
+class ClaimEntry(BaseModel):
+    """What the page says of one part of a model: the words of the report's table, per product."""
+
+    model_config = CONFIG
+    fprop: str = _optional("The forward product.", "input e2m1/1x16, weight e2m1/16x16", "high")
+    dgrad: str = _optional("The input's gradient.", "grad_output e2m1/1x16 stochastic", "high")
+    wgrad: str = _optional("The weight's gradient.", "high", "high")
+
+
 class PolicyFile(BaseModel):
     """What a training run does with its products: which are quantized, and how."""
 
@@ -208,6 +167,20 @@ class PolicyFile(BaseModel):
     qgraph: Version = _key("The version of this schema.", 1)
     name: Annotated[str, Field(min_length=1)] = _key("What reports call the policy.", "nvfp4")
     source: str = _optional("Where the recipe comes from.", "arXiv 2509.25149", "")
+    extends: str = _optional(
+        "A recipe, or a policy file, to start from: keys given here replace its keys; entries of "
+        "formats, transforms, groups and claims do so by name.",
+        "nvfp4",
+        "",
+    )
+    page: str = _optional(
+        "What the recipe does and does not cover; the first line is its summary.", "4 bits.", ""
+    )
+    claims: dict[str, ClaimEntry] = _optional(
+        "What is quantized, per group, in the report's words; tests hold recipes to it.",
+        {"ffn": {"fprop": "input e4m3/tensor, weight e4m3/tensor"}},
+        {},
+    )
     ragged: Ragged = _optional(
         "A product whose summed axis is no multiple of the block: pad it with zeros, keep it "
         "in high precision, or stop with an error.",
@@ -225,6 +198,16 @@ class PolicyFile(BaseModel):
     transforms: dict[str, TransformEntry] = _optional(
         "Rotations by name.", {"rht": {"hadamard": 16, "signs": "te"}}, {}
     )
+    groups: dict[str, Modules] = _optional(
+        "Named parts of the model, by module paths as in `module`; ! takes modules out again.",
+        {"ffn": ["*.mlp.*"]},
+        {},
+    )
+    keep: list[MatchEntry] = _optional(
+        "What stays in high precision: tried before the rules, and numbered with them.",
+        [{"group": "head"}, {"last_blocks": "15%"}],
+        [],
+    )
     rules: Annotated[list[RuleEntry], Field(min_length=1)] = _key(
         "The first rule that matches a site decides.", [{"match": {"op": "linear"}, "keep": "high"}]
     )
@@ -240,9 +223,18 @@ class PolicyFile(BaseModel):
         "first that matches decides.",
         "bfp4",
     )
+    schedule: Annotated[list[ScheduleEntry], Field(min_length=1)] = _optional(
+        "Switches of rules, in order of time.", [{"at": "82%", "set": {"fprop": "high"}}], []
+    )
+    monitors: Annotated[list[MonitorEntry], Field(min_length=1)] = _optional(
+        "What to watch.", [{"watch": "loss_spike"}], []
+    )
 
 
 def policy_json_schema() -> dict[str, object]:
     """Return the JSON Schema of a policy file, for editors."""
-    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return draft | PolicyFile.model_json_schema()
+    draft: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = draft | PolicyFile.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "rules"]
+    schema["anyOf"] = [{"required": ["rules"]}, {"required": ["extends"]}]
+    return schema

@@ -83,20 +83,39 @@ class BlockCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """A named part of a model, by module globs; one that begins with `!` takes modules out again."""
+
+    name: str
+    modules: tuple[str, ...]
+
+    def names(self, module: str) -> bool:
+        """Whether `module` is in the group."""
+        inside = any(
+            names_module(glob, module) for glob in self.modules if not glob.startswith("!")
+        )
+        return inside and not any(
+            names_module(glob[1:], module) for glob in self.modules if glob.startswith("!")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Match:
     """The sites a rule speaks about; None asks for nothing.
 
-    All of `ops`, `modules` and `roles` must hold. `blocks` holds first and last index of each
+    All of `ops`, `groups`, `modules` and `roles` must hold. `blocks` holds first and last index of each
     range, negative from the end. Where `blocks`, `first_blocks` or `last_blocks` are given, a
     site matches if one of them names its block, and a site outside any block does not match.
     """
 
     ops: tuple[Op, ...] | None = None
+    groups: tuple[Group, ...] | None = None
     modules: tuple[str, ...] | None = None
     roles: tuple[Role, ...] | None = None
     blocks: tuple[tuple[int, int], ...] | None = None
     first_blocks: BlockCount | None = None
     last_blocks: BlockCount | None = None
+    also: tuple[Match, ...] = ()  # what must hold as well, where a schedule speaks of some sites
 
     @property
     def asks_block(self) -> bool:
@@ -105,8 +124,10 @@ class Match:
 
     def matches(self, site: SiteFacts) -> bool:
         """Whether the rule speaks about `site`."""
-        return self.matches_outside_blocks(site) and (
-            not self.asks_block or self._names_block(site.block, site.block_count)
+        return (
+            self.matches_outside_blocks(site)
+            and (not self.asks_block or self._names_block(site.block, site.block_count))
+            and all(match.matches(site) for match in self.also)
         )
 
     def matches_outside_blocks(self, site: SiteFacts) -> bool:
@@ -114,6 +135,7 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
+            and (self.groups is None or any(g.names(site.module) for g in self.groups))
             and (
                 self.modules is None
                 or any(names_module(glob, site.module) for glob in self.modules)
@@ -136,11 +158,13 @@ class Match:
     def __str__(self) -> str:
         words = [
             _phrase("op", self.ops),
+            _phrase("group", self.groups and [group.name for group in self.groups]),
             _phrase("module", self.modules),
             _phrase("role", self.roles),
             _phrase("blocks", None if self.blocks is None else map(range_text, self.blocks)),
             _phrase("first_blocks", None if self.first_blocks is None else [self.first_blocks]),
             _phrase("last_blocks", None if self.last_blocks is None else [self.last_blocks]),
+            *map(str, self.also),
         ]
         return ", ".join(word for word in words if word) or "everything"
 
@@ -156,10 +180,21 @@ def range_text(blocks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
+def percent(share: Fraction) -> str:
+    """Return a share, 0 to 100, as policies write it: 90%."""
+    return f"{float(share):g}%"
+
+
 def match_entry(match: Match) -> dict[str, object]:
     """Return what a match asks for, as a policy file writes it."""
     entry: dict[str, object] = {}
-    for key, value in (("op", match.ops), ("module", match.modules), ("role", match.roles)):
+    groups = match.groups and [group.name for group in match.groups]
+    for key, value in (
+        ("op", match.ops),
+        ("group", groups),
+        ("module", match.modules),
+        ("role", match.roles),
+    ):
         if value is not None:
             entry[key] = list(value)
     if match.blocks is not None:

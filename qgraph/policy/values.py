@@ -34,13 +34,14 @@ _T = TypeVar("_T")
 FAULT = "qgraph"  # the type of the errors raised here; their context holds problem and fix
 
 
-def _fault(problem: str, fix: str) -> PydanticCustomError:
+def fault(problem: str, fix: str) -> PydanticCustomError:
+    """Return the error pydantic carries to `qgraph.policy.faults`."""
     return PydanticCustomError(FAULT, "{problem}", {"problem": problem, "fix": fix})
 
 
 def _version(value: object) -> int:
     if value != 1 or not isinstance(value, int):
-        raise _fault(f"version '{value}' is unknown", "write qgraph: 1")
+        raise fault(f"version '{value}' is unknown", "write qgraph: 1")
     return value
 
 
@@ -48,11 +49,11 @@ def read_word(reader: Callable[[str], _T], value: object) -> _T:
     """Read one word with a reader that raises FormatError."""
     if isinstance(value, list | dict):
         kind = "a list" if isinstance(value, list) else "a mapping"
-        raise _fault(f"{kind} is not a word", "write one word")
+        raise fault(f"{kind} is not a word", "write one word")
     try:
         return reader(str(value))
     except FormatError as error:
-        raise _fault(error.problem, error.fix) from None
+        raise fault(error.problem, error.fix) from None
 
 
 def _element(value: object) -> str:
@@ -63,7 +64,7 @@ def _element(value: object) -> str:
             return make_element({str(key): str(word) for key, word in value.items()}).name
         return find_element(str(value)).name
     except FormatError as error:
-        raise _fault(error.problem, error.fix) from None
+        raise fault(error.problem, error.fix) from None
 
 
 def _scale(value: object) -> str:
@@ -80,28 +81,30 @@ def _block(value: object) -> Block:
             text = ""
     if text not in ("tensor", "row", "column") and not isinstance(value, list):
         fix = "write tensor, row, column, or a tile such as [1, 16]"
-        raise _fault(f"unknown block '{value}'", fix)
+        raise fault(f"unknown block '{value}'", fix)
     try:
         return make_block(text)
     except FormatError:
         fix = "write [ACROSS, ALONG], 1 to 1024 by 1 to 1024 elements, as in [1, 16]"
-        raise _fault(f"block '{value}' is not a tile", fix) from None
+        raise fault(f"block '{value}' is not a tile", fix) from None
 
 
 def _hadamard(value: object) -> int:
+    if value == "none":
+        return 0
     if not isinstance(value, int) or value not in HADAMARDS:
-        raise _fault(f"no rotation has '{value}' elements", "write a power of two, 2 to 256")
+        raise fault(f"no rotation has '{value}' elements", "write a power of two, 2 to 256")
     return value
 
 
 def _module(value: object) -> str:
     if not isinstance(value, str):
-        raise _fault(f"'{value}' is not a module path", "write module: lm_head")
+        raise fault(f"'{value}' is not a module path", "write module: lm_head")
     if not value:
-        raise _fault("the module path is empty", "write module: lm_head")
+        raise fault("the module path is empty", "write module: lm_head")
     if re.search(r"[\s,]", value):
         what = "a comma" if "," in value else "white space"
-        raise _fault(f"'{value}' has {what}", "write a list: [lm_head, score]")
+        raise fault(f"'{value}' has {what}", "write a list: [lm_head, score]")
     return value
 
 
@@ -112,10 +115,10 @@ def _range(value: object) -> tuple[int, int]:
     if isinstance(value, str):
         found = re.fullmatch(r"(-?[0-9]{1,6})-(-?[0-9]{1,6})", value)
     if not found:
-        raise _fault(f"'{value}' is not a block", "write an index such as 0 or -1, or a range: 0-3")
+        raise fault(f"'{value}' is not a block", "write an index such as 0 or -1, or a range: 0-3")
     first, last = int(found[1]), int(found[2])
     if (first < 0) == (last < 0) and first > last:
-        raise _fault(f"the range '{value}' holds no block", "write the lower block first")
+        raise fault(f"the range '{value}' holds no block", "write the lower block first")
     return first, last
 
 
@@ -123,15 +126,15 @@ def _count(value: object) -> BlockCount:
     fix = "write a number of blocks such as 2, or a percent such as 15%"
     if isinstance(value, int):
         if value < 0:
-            raise _fault(f"'{value}' is below 0", fix)
+            raise fault(f"'{value}' is below 0", fix)
         return BlockCount(amount=Fraction(value), percent=False)
     found = None
     if isinstance(value, str):
         found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%", value)
     if not found:
-        raise _fault(f"'{value}' is not a number of blocks", fix)
+        raise fault(f"'{value}' is not a number of blocks", fix)
     if Fraction(found[1]) > 100:
-        raise _fault(f"'{value}' is more than 100%", fix)
+        raise fault(f"'{value}' is more than 100%", fix)
     return BlockCount(amount=Fraction(found[1]), percent=True)
 
 
@@ -142,13 +145,13 @@ def _percent(value: object) -> Fraction:
         share = Fraction(found[1])
         if share <= 100:
             return share
-        raise _fault(f"'{value}' is more than 100%", "write a percent such as 90%")
-    raise _fault(f"'{value}' is not a percent", "write a percent such as 90%")
+        raise fault(f"'{value}' is more than 100%", "write a percent such as 90%")
+    raise fault(f"'{value}' is not a percent", "write a percent such as 90%")
 
 
 def _size(value: object) -> int:
     if not isinstance(value, int) or value < 0:
-        raise _fault(f"'{value}' is not a number of elements", "write min_size: 4096")
+        raise fault(f"'{value}' is not a number of elements", "write min_size: 4096")
     return value
 
 
@@ -206,7 +209,7 @@ BlockShape = Annotated[
         _block, json_schema_input_type=Literal["tensor", "row", "column"] | tuple[int, int]
     ),
 ]
-Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": list(HADAMARDS)})]
+Hadamard = Annotated[int, PlainValidator(_hadamard), WithJsonSchema({"enum": [*HADAMARDS, "none"]})]
 Percent = Annotated[Fraction, PlainValidator(_percent), _word(r"\d{1,3}(\.\d{1,3})? ?%")]
 Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "integer", "minimum": 0})]
 Count = Annotated[BlockCount, PlainValidator(_count, json_schema_input_type=int | str)]

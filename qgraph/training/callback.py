@@ -26,7 +26,7 @@ class CoverageCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make sure, before any work, that the model was compiled by qgraph."""
-        coverage(_unwrap(kwargs["model"]))
+        coverage(unwrap(kwargs["model"]))
         self._done = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -34,7 +34,7 @@ class CoverageCallback(TrainerCallback):
         if self._done or not state.is_world_process_zero:
             return
         self._done = True
-        report = coverage(_unwrap(kwargs["model"]))
+        report = coverage(unwrap(kwargs["model"]))
         if report.not_captured and report.entries:
             warnings.warn(
                 f"{len(report.not_captured)} weights are in no captured graph and are not quantized: "
@@ -60,7 +60,8 @@ class CoverageCallback(TrainerCallback):
         )
 
 
-def _unwrap(model: Any) -> Any:
+def unwrap(model: Any) -> Any:
+    """Return the model inside the wrappers of accelerate and torch."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import qgraph
 from qgraph.passes import report_text
@@ -174,3 +175,29 @@ def test_lookups_are_stated() -> None:
     assert report.lookups == {"model.embed_tokens"}
     words = "note: rows of a table picked by number, no product: model.embed_tokens"
     assert words in report_text(report, 120)
+
+
+def test_experts_in_bf16_use_the_grouped_product_of_torch_itself() -> None:
+    """In fp32 transformers brings an op of its own; both are the same products."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    ids = torch.randint(0, 64, (2, 32))
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch._dynamo.reset()
+        model = MixtralForCausalLM(config).to(dtype)  # type: ignore[arg-type]
+        qgraph.compile(model, "mxfp8", codegen=False)
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        report = qgraph.coverage(model)
+        found[dtype] = sorted(
+            (e.op, e.role, e.flops, e.status) for e in report.entries if "experts" in e.module
+        )
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert found[torch.float32] == found[torch.bfloat16]
+    assert len(found[torch.bfloat16]) == 6
+    assert {status for *_, status in found[torch.bfloat16]} == {"quantized"}
+    assert "fprop experts" in str(report), "a printed report is its table"

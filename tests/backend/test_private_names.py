@@ -35,6 +35,7 @@ PRIVATE = {
     "torch._inductor.custom_graph_pass.CustomGraphPass": "the JIT door",
     "torch._inductor.custom_graph_pass.CustomPartitionerFn": "storing what the backward needs",
     "torch._inductor.decomposition.select_decomp_table": "one table for both doors",
+    "torch._subclasses.fake_tensor.FakeTensorMode": "models without weights",
     "torch._inductor.utils.fresh_inductor_cache": "first calls on empty caches",
 }
 

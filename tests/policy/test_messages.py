@@ -139,8 +139,8 @@ CASES = {
         "did you mean 'rules'?",
     ),
     "key of a later version": (
-        ALL + RULE + "schedule:\n  - {at: 82%}\n",
-        "7:1: policy: unknown key 'schedule'",
+        ALL + RULE + "telemetry:\n  - {at: 82%}\n",
+        "7:1: policy: unknown key 'telemetry'",
         f"use one of: {', '.join(PolicyFile.model_fields)}",
     ),
     "key with a control character": (

@@ -1,0 +1,167 @@
+"""A policy's training step as it would run on a GPU: generated, compiled, counted; nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch._functorch._aot_autograd.descriptors import GradAOTOutput
+from torch._inductor.utils import fresh_inductor_cache
+from torch.fx import GraphModule
+
+from qgraph.backend.blueprint import Blueprint, draw
+from qgraph.backend.chips import Chip
+from qgraph.backend.codegen import Call, generate
+from qgraph.backend.machine_code import MachineCode, compile_generated
+from qgraph.backend.retarget import move_to_gpu
+from qgraph.backend.roofline import Work, work_of
+from qgraph.backend.standin import standing_in
+from qgraph.errors import ModelError
+from qgraph.passes import Report, graph_text, module_path, rewrite
+from qgraph.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One kernel or library call of the step; `count` of it are launched.
+
+    `nodes` are the source nodes, `place` the module of the last one. `code` is missing for a
+    library's kernels. Bytes and `work` are those of one launch.
+    """
+
+    name: str
+    half: str  # forward or backward
+    kind: str  # triton, qgraph or library
+    nodes: tuple[str, ...]
+    place: str
+    count: int
+    work: Work
+    code: MachineCode | None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training step compiled for one GPU: forward and backward, without the optimizer."""
+
+    policy: str
+    kernels: tuple[Kernel, ...]
+    report: Report = field(repr=False)
+    parameters: int
+    sources: Mapping[str, str] = field(repr=False)  # programs and graphs as text, by file name
+
+    @property
+    def seconds(self) -> float:
+        """The roofline: no kernel is faster than its bytes or its operations at the peaks."""
+        return sum(k.count * k.work.seconds for k in self.kernels)
+
+    @property
+    def launches(self) -> int:
+        """How many kernels are launched."""
+        return sum(k.count for k in self.kernels)
+
+    @property
+    def moved(self) -> int:
+        """Bytes the kernels move."""
+        return sum(k.count * k.work.moved for k in self.kernels)
+
+    @property
+    def minimum(self) -> int:
+        """Bytes the kernels must move."""
+        return sum(k.count * k.work.minimum for k in self.kernels)
+
+
+def compile_step(
+    name: str,
+    policy: Policy,
+    chip: Chip,
+    *,
+    batch: int,
+    length: int,
+    dtype: torch.dtype = torch.bfloat16,
+    say: Callable[[str], None] = lambda text: None,
+) -> Step:
+    """Generate and compile the training step of the model called `name` for `chip`.
+
+    Raises: ModelError if Triton is missing, or as `draw` and `capture`.
+    """
+    check_triton()
+    say(f"{policy.name}: capturing {name}")
+    blueprint = draw(name, policy, batch, length, dtype)
+    captured = blueprint.capture(policy)
+    move_to_gpu(captured.graph)
+    report = Report(policy=policy)
+    plans = rewrite(captured.graph, policy, captured.facts, target="emulate")
+    report.add(plans)
+    sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
+    kernels: list[Kernel] = []
+    compiled: dict[str, MachineCode] = {}
+    with fresh_inductor_cache(), standing_in(chip):
+        halves = _halves(captured.joint.graph_module)
+        for half, module in zip(("forward", "backward"), halves, strict=True):
+            say(f"{policy.name}: generating the {half}")
+            program = generate(module, backward=half == "backward")
+            sources[f"{half}.py"] = program.text
+            say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
+            for call in program.calls:
+                kernels += _kernels(call, half, chip, blueprint, captured.facts.modules, compiled)
+    return Step(
+        policy=policy.name,
+        kernels=tuple(kernels),
+        report=report,
+        parameters=blueprint.parameters,
+        sources=sources,
+    )
+
+
+def check_triton() -> None:
+    """Raise ModelError if Triton is not installed."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        raise ModelError(
+            "compiling for a GPU needs Triton, which is not installed", "pip install triton"
+        ) from None
+
+
+def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Cut a joint graph into forward and backward, as Inductor does."""
+    (output,) = joint.graph.find_nodes(op="output")
+    kinds = output.meta["desc"]
+    forward = next((i for i, d in enumerate(kinds) if isinstance(d, GradAOTOutput)), len(kinds))
+    joint.recompile()
+    inputs = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
+    halves: tuple[GraphModule, GraphModule] = min_cut_rematerialization_partition(
+        joint, inputs, num_fwd_outputs=forward
+    )
+    return halves
+
+
+def _kernels(
+    call: Call,
+    half: str,
+    chip: Chip,
+    blueprint: Blueprint,
+    modules: Mapping[str, str],
+    compiled: dict[str, MachineCode],
+) -> list[Kernel]:
+    places = [path for node in call.origins if (path := module_path(node, modules))]
+    place = places[-1] if places else ""
+    common: dict[str, Any] = {
+        "half": half,
+        "nodes": tuple(node.name for node in call.origins),
+        "place": place,
+        "count": blueprint.count_of(place),
+    }
+    if call.source:
+        if call.source not in compiled:
+            compiled[call.source] = compile_generated(call.source, call.name, chip)
+        work = Work(minimum=call.minimum, moved=call.moved, bandwidth=chip.device.bandwidth)
+        return [
+            Kernel(name=call.name, kind="triton", work=work, code=compiled[call.source], **common)
+        ]
+    work, note = work_of(call, chip)
+    return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]

@@ -1,0 +1,242 @@
+"""The kinds of run that experiments are made of: an arm and a seed in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qgraph.backend.jit import compile
+from qgraph.formats import parse_format
+from qgraph.numerics import fake_quant
+from qgraph.policy import Policy
+from qgraph.training.experiment import Experiment
+from qgraph.training.text import read_text, tokenize
+
+Metrics = dict[str, float]
+Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]
+MODELS: dict[str, Any] = {}  # compiled models by policy: compiling costs more than a short run
+PERTURBATION = 1e-6
+
+
+def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
+    """Train a byte-level Llama under the arm's policy, on the standard library's sources.
+
+    Arm keys: `policy`; `rate`; `then` (a list of {at, policy}: from that share of the steps on,
+    another policy); `perturb` (weights changed by a millionth). Metrics: `loss`, the mean over the
+    last steps; `sharpness`, see `logit_sharpness`; `spikes`, the share of steps whose loss stands
+    7 standard deviations above the 50 before; `diverged`, 1 if the end is no better than a tenth
+    of the way in, or not finite.
+    """
+    settings = {**experiment.settings, **experiment.arms[arm]}
+    steps, tail = int(settings["steps"]), int(settings.get("tail", 50))
+    stages = [(0, experiment.policy(arm))]
+    for later in settings.get("then", ()):
+        at = round(steps * float(str(later["at"]).rstrip("%")) / 100)
+        stages.append((at, experiment.policy(arm, later["policy"])))
+    draw = torch.Generator().manual_seed(seed)
+    batches = _Batches(settings, draw)
+    weights = _fresh(settings, seed, perturb=bool(settings.get("perturb")))
+    stage: tuple[Any, torch.optim.Optimizer] | None = None
+    losses: list[float] = []
+    logits, labels = torch.zeros(()), torch.zeros(())
+    for step in range(steps):
+        if stages and stages[0][0] == step:
+            _, policy = stages.pop(0)
+            stage = _entered(policy, settings, stage, weights)
+        assert stage is not None, "the first begins at step 0"
+        model, optimizer = stage
+        for group in optimizer.param_groups:
+            group["lr"] = float(settings["rate"]) * _warm_cosine(step, steps)
+        labels = batches.next()
+        torch.manual_seed(seed * 1_000_003 + step)  # whatever was drawn before, by compiling too
+        out = model(input_ids=labels, labels=labels)
+        out.loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(out.loss.item())
+        logits = out.logits.detach()
+        if step % 50 == 0:
+            say(f"{arm}, seed {seed}: step {step} of {steps}, loss {losses[-1]:.3f}")
+    end = sum(losses[-tail:]) / tail
+    early = sum(losses[steps // 10 : steps // 10 + 10]) / 10
+    return {
+        "loss": end,
+        "sharpness": logit_sharpness(logits[:, :-1], labels[:, 1:]),
+        "spikes": spike_share(losses),
+        "diverged": float(not math.isfinite(end) or end >= early),
+    }
+
+
+def logit_sharpness(logits: Tensor, targets: Tensor, eps: float = 5e-4) -> float:
+    """Return how much the loss can rise, in percent of 1 + loss, if logits move a little.
+
+    Each logit z may move by eps (|z| + 1). Cross-entropy rises with every logit but the target's,
+    so the maximum is at a corner of the box: a closed form.
+
+    Shapes: logits [..., V], targets [...] int64.
+    Source: To FP8 and Back Again (arXiv 2405.18710), which searches for the maximum.
+    """
+    z, t = logits.flatten(0, -2).double(), targets.flatten()
+    room = eps * (z.abs() + 1)
+    corner = (z + room).scatter(1, t[:, None], (z - room).gather(1, t[:, None]))
+    plain = nn.functional.cross_entropy(z, t).item()
+    worst = nn.functional.cross_entropy(corner, t).item()
+    return 100 * (worst - plain) / (1 + plain)
+
+
+def spike_share(losses: list[float], window: int = 50, sigma: float = 7.0) -> float:
+    """Return the share of steps whose loss is `sigma` deviations above the `window` before it."""
+    spikes = 0
+    for i in range(window, len(losses)):
+        before = torch.tensor(losses[i - window : i])
+        spikes += not losses[i] <= (before.mean() + sigma * before.std()).item()
+    return spikes / max(1, len(losses) - window)
+
+
+def regression(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
+    """Train a student of two linear layers on a teacher's outputs; `loss` is the end's mean.
+
+    The inputs have a few large channels, as activations do.
+    """
+    settings = {**experiment.settings, **experiment.arms[arm]}
+    size, steps = int(settings["size"]), int(settings["steps"])
+    generator = torch.Generator().manual_seed(seed)
+    teacher, fresh = _perceptron(size, generator), _perceptron(size, generator)
+    policy = experiment.policy(arm)
+    key = f"regression {size} {policy.fingerprint()}"
+    if key not in MODELS:
+        MODELS[key] = compile(_perceptron(size, generator), policy, codegen=False)
+    student = MODELS[key]
+    student.load_state_dict(fresh.state_dict())
+    optimizer = torch.optim.Adam(student.parameters(), float(settings["rate"]))
+    gains = torch.ones(size)
+    gains[: size // 16] = float(settings.get("gain", 8))
+    losses = []
+    for step in range(steps):
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = float(settings["rate"]) * _warm_cosine(step, steps)
+        x = torch.randn(int(settings["batch"]), size, generator=generator) * gains
+        with torch.no_grad():
+            y = teacher(x)
+        loss = (student(x) - y).square().mean() / y.square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+    say(f"{arm}, seed {seed}: {losses[-1]:.4f}")
+    return {"loss": sum(losses[-50:]) / 50}
+
+
+def tensor(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
+    """Quantize data of several kinds to the arm's `format`; metrics: the SQNR of each, in dB.
+
+    Kinds: `normal`; `gradient`, normal times 1e-5; `heavy`, Student's t with 3 degrees of freedom;
+    `outlier`, normal with 2% of the channels 30 times as large.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows, size = int(experiment.settings["rows"]), int(experiment.settings["size"])
+    normal = torch.randn(rows, size, generator=generator)
+    chi = torch.randn(3, rows, size, generator=generator).square().sum(0) / 3
+    gains = torch.where(torch.rand(size, generator=generator) < 0.02, 30.0, 1.0)
+    kinds = {
+        "normal": normal, "gradient": normal * 1e-5, "heavy": normal / chi.sqrt(), "outlier": normal * gains,
+    }  # fmt: skip
+    fmt = parse_format(str(experiment.arms[arm]["format"]))
+    say(f"{arm}, seed {seed}")
+    found = {}
+    for name, x in kinds.items():
+        error = (fake_quant(x, fmt, -1).double() - x.double()).square().sum()
+        found[name] = 10 * math.log10(x.double().square().sum() / max(error.item(), 1e-300))
+    return found
+
+
+def _perceptron(size: int, generator: torch.Generator) -> nn.Module:
+    model = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
+    for p in model.parameters():
+        nn.init.normal_(p, std=size**-0.5, generator=generator)
+    return model
+
+
+class _Batches:
+    """Random windows of the standard library's sources; the same for the same generator."""
+
+    ids: Tensor | None = None
+
+    def __init__(self, settings: Mapping[str, Any], draw: torch.Generator) -> None:
+        if _Batches.ids is None:
+            _Batches.ids = tokenize(read_text(None), "bytes", 256)
+        self.batch, self.length, self.draw = int(settings["batch"]), int(settings["length"]), draw
+
+    def next(self) -> Tensor:
+        ids = _Batches.ids
+        assert ids is not None, "read by the constructor"
+        starts = torch.randint(0, len(ids) - self.length, (self.batch,), generator=self.draw)
+        return torch.stack([ids[s : s + self.length] for s in starts.tolist()])
+
+
+def _fresh(settings: Mapping[str, Any], seed: int, perturb: bool) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    state = {name: value.clone() for name, value in _llama(settings).state_dict().items()}
+    if perturb:
+        state = {n: v * (1 + PERTURBATION * torch.randn_like(v)) for n, v in state.items()}
+    return state
+
+
+def _llama(settings: Mapping[str, Any]) -> Any:
+    hidden = int(settings["hidden"])
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=hidden, intermediate_size=3 * hidden,
+        num_hidden_layers=int(settings["layers"]), num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=int(settings["length"]), use_cache=False, bos_token_id=None,
+        eos_token_id=None,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).train()
+
+
+def _entered(
+    policy: Policy,
+    settings: Mapping[str, Any],
+    before: tuple[Any, torch.optim.Optimizer] | None,
+    weights: Mapping[str, Tensor],
+) -> tuple[Any, torch.optim.Optimizer]:
+    """Return the model compiled under `policy` and its optimizer, going on from those before."""
+    shape = [settings[key] for key in ("hidden", "layers", "batch", "length")]
+    key = f"language {shape} {policy.fingerprint()}"
+    if key not in MODELS:
+        MODELS[key] = compile(_llama(settings), policy, codegen=False)
+        ids = torch.zeros(int(settings["batch"]), int(settings["length"]), dtype=torch.int64)
+        MODELS[key](input_ids=ids, labels=ids).loss.backward()  # compiles
+    model = MODELS[key]
+    model.zero_grad(set_to_none=True)
+    state = weights if before is None else before[0].state_dict()
+    held = dict(model.named_buffers())
+    own = {name: torch.zeros_like(b) for name, b in held.items() if name in model.state_dict()}
+    model.load_state_dict({**own, **{n: v.clone() for n, v in state.items() if n not in own}})
+    fresh = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    if before is not None:
+        fresh.load_state_dict(before[1].state_dict())
+    return model, fresh
+
+
+def _warm_cosine(step: int, steps: int) -> float:
+    """Return the rate's factor: a linear warm-up over a twentieth of the run, then a cosine to a tenth."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
+
+
+MEASURES: Mapping[str, Measure] = {
+    "language": language,
+    "regression": regression,
+    "tensor": tensor,
+}

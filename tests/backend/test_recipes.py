@@ -1,0 +1,130 @@
+"""Every recipe on a small Llama: it trains, and its page says what the report says."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM, ResNetConfig
+from transformers import ResNetForImageClassification as ResNet
+
+import qgraph
+from qgraph.backend.aot import Capture, capture
+from qgraph.errors import PolicyError, QGraphWarning
+from qgraph.passes import Report, find_sites
+from qgraph.passes.plan import plan_sites
+from qgraph.passes.split_products import split_products
+from qgraph.passes.table import operand_text
+from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
+from qgraph.policy.groups import GROUPS
+from qgraph.policy.selector import ROLES, Group
+from tests.backend.models import make_llama, token_batch
+from tests.policy.sites import stack
+
+PARTS = {name: Group(name=name, modules=globs) for name, globs in GROUPS.items()}
+
+
+# One recipe of each kind; the others differ in numbers and in which blocks are kept.
+TRAINED = ("fp8_lm", "fp4_ffn", "quartet", "quartet2", "dfp16", "e8m3_masked")
+
+
+@pytest.fixture(scope="module")
+def captured() -> Capture:
+    """The training step of a Llama of three blocks."""
+    ids = token_batch()
+    found = capture(make_llama(num_hidden_layers=3), {"input_ids": ids, "labels": ids})
+    split_products(found.graph)
+    return found
+
+
+def claimed(policy: Policy, module: str, role: str) -> str:
+    """The page's words for a product of a linear layer in a block that is not kept."""
+    part = next((name for name in PARTS if PARTS[name].names(module)), "")
+    words = policy.claims.get(part) or ({} if part == "head" else policy.claims.get("linear", {}))
+    return words.get(role, "high")
+
+
+def in_order(words: str) -> list[str]:
+    return sorted(words.split(", "))
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_page_says_what_the_report_says(recipe: str, captured: Capture) -> None:
+    policy = load_policy(recipe)
+    report, facts = Report(policy=policy), captured.facts
+    report.add(plan_sites(find_sites(captured.graph, facts), policy, facts))
+    assert not unused_rules(policy, report.entries)
+    seen = set()
+    for entry in report.entries:
+        if entry.op != "linear" or entry.block not in (1, None):  # first and last may be kept
+            continue
+        words = operand_text(entry) if entry.status == "quantized" else "high"
+        assert in_order(words) == in_order(claimed(policy, entry.module, entry.role)), entry
+        part = next(name for name in PARTS if PARTS[name].names(entry.module))
+        seen.add((part, entry.role))
+    assert seen == {(part, role) for part in PARTS for role in ROLES}
+    others = [entry for entry in report.entries if entry.op != "linear"]
+    assert others
+    assert not [entry for entry in others if entry.status == "quantized"]
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_a_recipe_trains(recipe: str) -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(make_llama(num_hidden_layers=1), recipe, codegen=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    ids, losses = token_batch(), []
+    torch.manual_seed(0)
+    for _ in range(20):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert qgraph.coverage(model).quantized
+    assert losses[-1] < 0.95 * losses[0]  # one batch, again and again
+
+
+@pytest.mark.parametrize(
+    ("recipe", "depth", "kept"),
+    [
+        ("nvfp4_12b", 62, [0, 1, *range(54, 62)]),
+        ("nvfp4_8b", 52, [*range(44, 52)]),
+        ("nvfp4_1b2", 20, [*range(16, 20)]),
+        ("nvfp4_no_keep", 20, []),
+    ],
+)
+def test_nvfp4_of_the_papers_depths_keeps_the_papers_blocks(
+    recipe: str, depth: int, kept: list[int]
+) -> None:
+    rules = load_policy(recipe).rules
+    found = [
+        site.block
+        for site in stack(depth)
+        if next(rule for rule in rules if rule.match.matches(site)).keep
+    ]
+    assert found == kept
+
+
+def test_a_model_without_the_parts_a_recipe_names_is_refused_before_its_first_step() -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    with pytest.raises(PolicyError) as caught:
+        qgraph.compile(ResNet(config), "fp4_ffn")
+    assert "fp4_ffn.yaml:" in str(caught.value)
+    assert "rules[0].match.group: this model has no module in the group ffn" in str(caught.value)
+    assert "\n  fix: it stands for " in str(caught.value)
+
+
+def test_a_part_the_model_lacks_is_warned_of_when_others_are_there(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("qgraph: 1\nname: mine\nextends: fp4_ffn\ngroups: {ffn: ['*.mixer.*']}\n")
+    config = MambaConfig(
+        vocab_size=96, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0
+    )
+    with pytest.warns(QGraphWarning, match="rule 3: this model has no module in the group attent"):
+        qgraph.compile(MambaForCausalLM(config), file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qgraph.compile(make_llama(), "fp4_ffn")
