@@ -13,6 +13,7 @@ from qgraph.passes.insert_hadamard import insert_hadamard
 from qgraph.passes.keep_layout import keep_layout
 from qgraph.passes.lower import lower
 from qgraph.passes.lower_native import lower_native
+from qgraph.passes.lower_nvfp4 import lower_nvfp4
 from qgraph.passes.pad_groups import pad_groups
 from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.recompute_casts import recompute_casts
@@ -63,4 +64,4 @@ def rewrite(
             return plans
     if target == "emulate":
         return plans
-    return lower_native(graph, plans, always=target == "native-always")
+    return lower_native(graph, lower_nvfp4(graph, plans), always=target == "native-always")

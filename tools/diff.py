@@ -78,7 +78,8 @@ def diff(
         if site is not None:
             wanted = {*find_site(site, looks[1].entries)}
             plans.changed = [change for change in plans.changed if change.site in wanted]
-        compare_graphs(plans.changed, *looks, before=second is None)
+            plans.same = len(wanted) - len(plans.changed)
+        compare_graphs(plans.changed, *looks)
         costs, ops = compare_costs(*looks), count_ops(looks)
     if as_json:
         print_json(

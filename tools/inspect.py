@@ -117,7 +117,9 @@ def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: boo
 
     shapes = ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in look.inputs.items())
     high = look.policy.name == HIGH
-    yield f"{look.source}, {'no policy' if high else f'policy {look.policy.name}'}; {shapes}"
+    named = "no policy" if high else f"policy {look.policy.name}"
+    yield f"{look.source}, {named}" + (f"; {shapes}" if shapes else "")
+    yield from schedule_note(look)
     yield ""
     shown = [_plain(entry) for entry in chosen] if high else chosen
     yield from _site_lines(look, shown) if sites else table_lines(shown, width())
@@ -144,6 +146,13 @@ def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: boo
         for group, title in (("formats", ""), ("kept", ""), ("not_quantized", "not quantized: ")):
             for name, share in sorted(totals[group].items(), key=lambda item: -item[1]):
                 yield from wrap(f"{100 * share:6.1f}%  {title}{name}", " " * 9)
+
+
+def schedule_note(look: Look) -> Iterator[str]:
+    """Yield, of a policy with a schedule, that the plan shown is the one a run begins with."""
+    if look.policy.schedule:
+        texts = "; ".join(switch.text for switch in look.policy.schedule)
+        yield from wrap(f"the plan a run begins with; then, by the schedule: {texts}", "  ")
 
 
 def _plain(entry: Entry) -> Entry:

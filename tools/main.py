@@ -25,6 +25,7 @@ from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
 from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
+from qgraph.tools.whatif import whatif
 
 INTERRUPTED = 130
 app = typer.Typer(
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 for command in (
     convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
-    reproduce, predict, cost,
+    reproduce, predict, cost, whatif,
 ):  # fmt: skip
     app.command()(command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -41,6 +42,12 @@ def train(
         str,
         typer.Option(help="emulate; native (products on codes, where that pays); native-always."),
     ] = "emulate",
+    codegen: Annotated[
+        bool, typer.Option(help="Compile with Inductor, or run the graph op by op.")
+    ] = True,
+    timeout: Annotated[
+        int, typer.Option(min=1, help="Seconds that processes wait for each other.")
+    ] = 600,
     save_every: Annotated[
         int | None, typer.Option(min=1, help="Write a checkpoint into --out every so many steps.")
     ] = None,
@@ -64,11 +71,11 @@ def train(
     never was: qgraph train MODEL --policy nvfp4 --save-every 50 --out RUN, then the same and --resume.
 
     JSON keys: model, policy, baseline, steps, tokens_per_step, losses (policy -> [[step, loss], ...], the
-    mean training loss since the previous point, nats per token), held_out (policy -> loss); of the first
-    seed; gap_percent (held-out loss above the baseline's, mean over seeds), gap_spread (its standard
-    deviation), seeds (each with seed, held_out, gap_percent), step_ratio (median step over the baseline's).
-    Without a baseline the gaps, step_ratio and baseline are null. state_bytes (policy -> optimizer state ->
-    bytes, as they lie in memory between steps).
+    mean training loss since the previous point, nats per token), held_out (policy -> loss), state_bytes
+    (policy -> optimizer state -> bytes); of the first seed; gap_percent (held-out loss above the
+    baseline's, mean over seeds), gap_spread (its standard deviation), seeds (each with seed, held_out,
+    gap_percent), step_ratio (median step over the baseline's).
+    Without a baseline the gaps, step_ratio and baseline are null.
     """
     if save_every is None and (resume or allow_other_policy):
         raise RunError("--resume needs --save-every", "add --save-every N, as the run was started")
@@ -94,8 +101,9 @@ def train(
         transformers.utils.logging.disable_progress_bar()
         ids = tokenize(read_text(text), model, _vocabulary(model))
         settings = Settings(
-            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16, target=chosen
-        )
+            steps=steps, batch=batch, length=length, rate=rate, seed=seed, bf16=bf16, target=chosen,
+            codegen=codegen, timeout=timeout,
+        )  # fmt: skip
         folder, store = None, None
         if save_every is not None and out is not None:
             store = Store(
@@ -110,8 +118,8 @@ def train(
         elif out is not None and store is not None:
             facts = {
                 "model": model, "text": text_digest(ids), "steps": steps, "batch": batch,
-                "length": length, "rate": rate, "seed": seed, "seeds": seeds, "bf16": bf16, "target": target,
-                "save_every": save_every,
+                "length": length, "rate": rate, "seed": seed, "seeds": seeds, "bf16": bf16,
+                "target": target, "codegen": codegen, "processes": world_size(), "save_every": save_every,
             }  # fmt: skip
             folder = stack.enter_context(run_folder(out, facts, resume=resume))
         elif out is not None:
@@ -127,7 +135,9 @@ def train(
                     step(f"seed {number}")
                     place = store and replace(store, folder=store.folder / f"seed{number}")
                 chosen_settings = replace(settings, seed=number)
-                every.append(train_each(model, policies, ids, chosen_settings, step, place))
+                # One coverage table of each policy is enough.
+                with redirect_stdout(io.StringIO() if number > seed else sys.stdout):
+                    every.append(train_each(model, policies, ids, chosen_settings, step, place))
                 for run, trained in zip(every[-1], policies, strict=True):
                     if folder is not None:
                         name = run.policy if seeds == 1 else f"{run.policy}-seed{number}"
@@ -237,10 +247,11 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
             f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating "
             "steps\n"
         )
-    sizes = [sum(states.values()) / 1e6 for states in result["state_bytes"].values()]
-    if len(set(sizes)) > 1:
+    sizes = [sum(states.values()) for states in result["state_bytes"].values()]
+    if len(sizes) > 1 and sizes[0] != sizes[1]:
         sys.stdout.write(
-            f"optimizer states: {sizes[0]:.2f} MB, {sizes[0] / sizes[1]:.3f} of {result['baseline']}'s\n"
+            f"optimizer states: {sizes[0] / 1e6:.2f} MB, {result['baseline']}'s {sizes[1] / 1e6:.2f} MB "
+            f"({sizes[0] / sizes[1]:.3f})\n"
         )
     if out:
         trained = "both trained models" if len(runs) > 1 else "the trained model"

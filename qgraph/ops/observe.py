@@ -18,6 +18,8 @@ from qgraph.numerics import REFERENCE, Noise
 from qgraph.numerics.blocks import Kernels, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
 
+BEYOND = 1 + 1e-6  # the largest of a block may lie a rounding of the scale above the largest code
+
 
 @dataclass
 class Record:
@@ -113,11 +115,11 @@ def _add(
     record.flushed += int(((found == 0) & (x != 0)).sum())
     scales = block_scales(x, fmt, axis, noise, kernels, amax)
     scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), scales)
-    record.clipped += int((scaled > fmt.element.max).sum() + (scaled < fmt.element.min).sum())
+    low, high = fmt.element.min * BEYOND, fmt.element.max * BEYOND
+    record.clipped += int((scaled > high).sum() + (scaled < low).sum())
     worth = scales.decode if scales.outer is None else scales.decode * scales.outer
-    low, high = worth.aminmax()
-    record.scale_min = min(record.scale_min, float(low))
-    record.scale_max = max(record.scale_max, float(high))
+    record.scale_min = min(record.scale_min, float(worth.min()))
+    record.scale_max = max(record.scale_max, float(worth.max()))
 
 
 def observed_mm(

@@ -70,7 +70,7 @@ def pack(
 def _define(
     x: Tensor, text: str, axis: int, signs: str, output: str, noise: Noise | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition of one side."""
+    """Return one side by its definition."""
     if not text:
         return _empty(x, torch.uint8), _empty(x, torch.uint8), _empty(x, torch.float32)
     y = numerics.hadamard(x, signs, axis, output) if signs else x

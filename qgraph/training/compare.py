@@ -40,6 +40,7 @@ class Settings:
     codegen: bool = True
     target: Target = "emulate"
     held_out: float = 0.05
+    timeout: int = 600  # seconds that processes wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +114,21 @@ def train_each(
                     *callbacks,
                 ],
             )
-            optimizer = optimizer_for(trainer, policy)
+            optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             last = _last(folder, policy, store, trainer.args)
+            if store is not None and store.resume:
+                where = (
+                    "its beginning: there is no checkpoint yet" if last is None else Path(last).name
+                )
+                say(f"resuming {policy.name} from {where}")
             if last is not None and checkpoint_step(last) >= settings.steps:
                 load_finished(trainer, last)  # Trainer would take one step more
             else:
                 trainer.train(resume_from_checkpoint=last)
             logged = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.losses = _points(logged, settings) if store else logged
-            run.states = state_bytes(optimizer)
+            run.states = state_bytes(trainer.optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
@@ -209,6 +215,7 @@ def _arguments(folder: str, settings: Settings, store: Store | None) -> Training
         report_to="none",
         disable_tqdm=True,
         prediction_loss_only=True,
+        ddp_timeout=settings.timeout,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,13 +15,16 @@ from qgraph.backend.jit import compile
 from qgraph.formats import parse_format
 from qgraph.numerics import fake_quant
 from qgraph.policy import Policy
+from qgraph.policy.scaling_law import critical_tokens, penalty
 from qgraph.training.experiment import Experiment
+from qgraph.training.optimizer import quantize_optimizer
 from qgraph.training.text import read_text, tokenize
 
 Metrics = dict[str, float]
 Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]
 MODELS: dict[str, Any] = {}  # compiled models by policy: compiling costs more than a short run
 PERTURBATION = 1e-6
+_SHAPE = ("hidden", "layers", "batch", "length", "steps", "rate")
 
 
 def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
@@ -157,6 +161,82 @@ def tensor(experiment: Experiment, arm: str, seed: int, say: Callable[[str], Non
     return found
 
 
+def law(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
+    """Ask the scaling law: `critical`, the tokens past which the arm's `format` loses, in 1e12."""
+    say(arm)
+    fmt = parse_format(str(experiment.arms[arm]["format"]))
+    params = float(experiment.settings["params"])
+    tokens = float(experiment.settings["tokens"])
+    return {
+        "critical": critical_tokens(params, fmt) / 1e12,
+        "penalty": penalty(params, tokens, fmt),
+    }
+
+
+def decode(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
+    """Decode greedily the same prompts in batches of several sizes, in the arm's dtypes.
+
+    Arm keys: `storage` and `compute` of the weights, as torch names dtypes. The model is trained
+    first, in float32. Metrics: `diverging`, the share of prompts whose text is not the same in every
+    batch size; `first`, the mean place of the first differing byte (the length if none); `logits`,
+    the largest difference of the prompts' first logits.
+    """
+    settings = {**experiment.settings, **experiment.arms[arm]}
+    model = _plainly_trained(settings, seed, say)
+    model = model.to(getattr(torch, str(settings["storage"])))
+    model = model.to(getattr(torch, str(settings["compute"]))).eval()
+    prompts = _Batches(settings, torch.Generator().manual_seed(10_000 + seed)).next()
+    count, length = int(settings["prompts"]), int(settings["length"])
+    prompts = prompts.repeat(-(-count // len(prompts)), 1)[:count, : length // 2]
+    prompts = (prompts + torch.arange(count)[:, None] // int(settings["batch"])) % 256
+    texts, firsts = [], []
+    for size in settings["sizes"]:
+        say(f"{arm}, seed {seed}: decoding in batches of {size}")
+        parts = [_decoded(model, part, length - length // 2) for part in prompts.split(int(size))]
+        texts.append(torch.cat([tokens for tokens, _ in parts]))
+        firsts.append(torch.cat([logits for _, logits in parts]))
+    differ = torch.stack([text != texts[0] for text in texts]).any(0)  # [prompts, places]
+    places = torch.where(differ.any(1), differ.int().argmax(1), differ.shape[1])
+    return {
+        "diverging": differ.any(1).float().mean().item(),
+        "first": places.float().mean().item(),
+        "logits": max((f - firsts[0]).abs().max().item() for f in firsts),
+    }
+
+
+def _plainly_trained(settings: Mapping[str, Any], seed: int, say: Callable[[str], None]) -> Any:
+    key = f"plain {sorted((k, str(v)) for k, v in settings.items() if k in _SHAPE)} {seed}"
+    if key not in MODELS:
+        torch.manual_seed(seed)
+        model = _llama(settings)
+        optimizer = torch.optim.AdamW(model.parameters(), float(settings["rate"]), fused=True)
+        batches = _Batches(settings, torch.Generator().manual_seed(seed))
+        for step in range(int(settings["steps"])):
+            ids = batches.next()
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % 50 == 0:
+                say(f"training, seed {seed}: step {step}, loss {loss.item():.3f}")
+        MODELS[key] = model
+    return copy.deepcopy(MODELS[key])
+
+
+def _decoded(model: Any, prompts: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """Return the `places` bytes that follow, each the likeliest, and the logits of the first.
+
+    Shapes: prompts [B, T] -> [B, places], [B, 256].
+    """
+    ids, first = prompts, torch.zeros(())
+    with torch.no_grad():
+        for place in range(places):
+            logits = model(input_ids=ids).logits[:, -1].float()
+            first = logits if place == 0 else first
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    return ids[:, prompts.shape[1] :], first
+
+
 def _perceptron(size: int, generator: torch.Generator) -> nn.Module:
     model = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
     for p in model.parameters():
@@ -224,7 +304,7 @@ def _entered(
     )
     if before is not None:
         fresh.load_state_dict(before[1].state_dict())
-    return model, fresh
+    return model, quantize_optimizer(fresh, policy, model)
 
 
 def _warm_cosine(step: int, steps: int) -> float:
@@ -239,4 +319,6 @@ MEASURES: Mapping[str, Measure] = {
     "language": language,
     "regression": regression,
     "tensor": tensor,
+    "law": law,
+    "decode": decode,
 }

@@ -18,6 +18,7 @@ from qgraph.training.experiment import Experiment
 from qgraph.training.measures import MEASURES, MODELS
 from qgraph.training.verdict import Finding, Results, judge, overall
 
+WITHOUT_POLICY = ("tensor", "law", "decode")
 Say = Callable[[str], None]
 
 
@@ -80,7 +81,7 @@ def run_key(experiment: Experiment, arm: str, seed: int) -> str:
     """Return a fingerprint of all that decides a run's numbers."""
     entry = dict(experiment.arms[arm])
     stages = [experiment.policy(arm, s["policy"]).fingerprint() for s in entry.get("then", ())]
-    policy = "" if experiment.measure == "tensor" else experiment.policy(arm).fingerprint()
+    policy = "" if experiment.measure in WITHOUT_POLICY else experiment.policy(arm).fingerprint()
     facts = [
         experiment.measure, dict(experiment.settings), entry, policy, stages, seed, torch.__version__,
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import torch
 
 import qgraph
 from qgraph.backend.models import load_model
-from qgraph.passes import report_json
+from qgraph.passes import Report, report_json
+from qgraph.policy import load_policy_text
+from qgraph.tools.inspect import schedule_note
+from qgraph.tools.look import Look
 from tests.tools.command import run
 from tests.tools.looked_at import EIGHT, FOUR, NAIVE, convert, save_model
 
@@ -189,3 +193,11 @@ def test_the_picture_is_an_svg_with_every_step(place: Path) -> None:
 
     texts = [text.text for text in ElementTree.parse(place / "site.svg").iter() if text.text]
     assert texts.count("quantize to e2m1/1x16/e4m3/fp32") == texts.count("rotate (rht)") == 2
+
+
+def test_a_schedule_is_said_to_change_the_plan() -> None:
+    policy = load_policy_text(FOUR + "schedule:\n  - {at: 82%, set: {fprop: high}}\n")
+    look = Look(source="x", report=Report(policy=policy), inputs={}, before="", after="")
+    assert "82%" in " ".join(schedule_note(look))
+    plain = replace(look, report=Report(policy=load_policy_text(FOUR)))
+    assert [*schedule_note(plain)] == []

@@ -79,6 +79,9 @@ WRONG = {
     "check, no number": (("check", "nvfp4", "--tokens", "many", "--params", "7B"), "is not a number"),
     "report, no such path": (("report", "./nowhere"), "no such directory"),
     "report, a damaged run": (("report", "run"), "losses.json: cannot be read"),
+    "report, no telemetry": (
+        ("report", "dir", "--telemetry", "dir/policy.yaml"), "is no telemetry"),
+    "report, missing telemetry": (("report", "dir", "--telemetry", "nowhere"), "cannot be read: No such"),
     "report, another kind of file": (("report", "dir", "--out", "x.pdf"), "ends in .html"),
     "report, a folder": (("report", "dir", "--dot", "dir"), "ends in .dot"),
 }  # fmt: skip

@@ -44,6 +44,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "gap_percent": 7.1, "step_ratio": 1.3,
         }  # fmt: skip
         Path("run/losses.json").write_text(json.dumps(losses))
+        rows = [
+            {"step": step, "module": "model.layers.0.mlp.down_proj", "product": "wgrad", "operand": "input",
+             "format": "e2m1/1x16/e4m3/fp32", "sqnr_db": 20.0 - step / 50, "clipped": 0.03, "flushed": 0.07}
+            for step in range(200)
+        ]  # fmt: skip
+        lines = [json.dumps(row) for row in ({"run": {"every": 1}}, *rows)]
+        Path("run/qgraph-telemetry.jsonl").write_text("\n".join(lines) + '\n{"step": 20')
         Path("text.txt").write_text("She sells sea shells by the sea shore. " * 9)
         arguments = (
             "--out",
@@ -88,6 +95,10 @@ def test_the_page_holds_the_plan_and_asks_for_nothing(place: Path) -> None:
             ]
             assert all(v["count"] > 0 and v["sqnr"] > 10 for v in site["values"])
     assert data["curves"]["losses"]["four"] == [[1, 3.0], [5, 2.0]]
+    watched = by_name["model.layers.0.mlp.down_proj:wgrad"]["telemetry"]["input"]
+    assert (watched["sqnr_db"][0], watched["sqnr_db"][-1]) == ([0, 20.0], [199, 20.0 - 199 / 50])
+    assert len(watched["sqnr_db"]) == 80
+    assert data["curves"]["telemetry"]["SQNR in dB, mean"]["wgrad.input"] == watched["sqnr_db"]
     assert data["coverage"].startswith("model.layers.0")
     assert "default-src 'none'" in page
     outside = re.findall(r'(?:src|href)="(?!#)[^"]*"|url\(\s*["\']?http|@import', page)
@@ -224,6 +235,7 @@ def test_a_browser_opens_it_and_finds_and_shows_a_product(place: Path, browser: 
     page.press("#search", "Enter")
     assert page.text_content("#site") == "model.layers.0.mlp.down_proj:wgrad"
     assert page.locator("svg.histogram").count() == 2
+    assert page.locator("svg.curves polyline").count() == 3
     panel = page.text_content("#panel")
     for words in (
         "grad_output e2m1/1x16/e4m3/fp32 rht stochastic",
@@ -241,7 +253,7 @@ def test_a_browser_opens_it_and_finds_and_shows_a_product(place: Path, browser: 
     page.mouse.click(box["x"] + at["x"], box["y"] + at["y"])
     page.wait_for_function("document.querySelector('#site')?.textContent.includes('up_proj:fprop')")
     for tab, words in (
-        ("training", "held-out"),
+        ("training", "wgrad.input"),
         ("cost", "21.48"),
         ("coverage", "products quantized"),
     ):

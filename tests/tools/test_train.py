@@ -37,7 +37,7 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
     assert found == json.loads((out / "losses.json").read_text())
     assert set(found) == {
         "model", "policy", "baseline", "steps", "tokens_per_step", "losses", "held_out", "gap_percent",
-        "gap_spread", "seeds", "step_ratio", "state_bytes",
+        "gap_spread", "seeds", "step_ratio",
     }  # fmt: skip
     assert found["losses"]["nvfp4_naive"] != found["losses"]["high"]
     low, high = (found["held_out"][name] for name in ("nvfp4_naive", "high"))
@@ -59,7 +59,7 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
 def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
     result = run(
         "bench", "--model", str(model), "--policy", "int8", "--batch", "2", "--length", "32", "--rounds", "3",
-        "--json",
+        "--telemetry", "50", "--json",
     )  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads(result.out)
@@ -70,3 +70,7 @@ def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
     )
     assert found["plain"]["first_call_s"] > found["plain"]["median_step_s"]
     assert 0 < found["pass_share"] < 0.5
+    seen = found["telemetry"]
+    assert seen["every"] == 50
+    assert seen["look"] > seen["idle"] > 0
+    assert seen["overhead"] == pytest.approx((49 * seen["idle"] + seen["look"]) / 50 - 1)

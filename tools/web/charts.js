@@ -34,7 +34,7 @@ function drawHistogram(values, grid, colour) {
 
 /* One line for each name in `series`, a list of [step, value]. */
 function drawCurves(series, label) {
-  const W = 480, H = 240, L = 44, B = 30, T = 10;
+  const W = 480, H = 240, L = 44, B = 30, T = 24;
   const names = Object.keys(series), all = names.flatMap(name => series[name]);
   if (!all.length) return "";
   const xs = all.map(p => p[0]), ys = all.map(p => p[1]).filter(Number.isFinite);
@@ -50,5 +50,5 @@ function drawCurves(series, label) {
     return `<polyline points="${points.join(" ")}" fill="none" stroke="${colours[i % 4]}" stroke-width="1.6"/>` +
       `<text x="${W - 14}" y="${T + 12 + 14 * i}" text-anchor="end" style="fill:${colours[i % 4]}">${escapeText(name)}</text>`;
   }).join("");
-  return `<svg class="curves" viewBox="0 0 ${W} ${H}" width="100%" role="img">${ticks}${paths}<text x="${W / 2}" y="${H - 1}" text-anchor="middle">step</text><text x="2" y="9">${escapeText(label)}</text></svg>`;
+  return `<svg class="curves" viewBox="0 0 ${W} ${H}" width="100%" role="img">${ticks}${paths}<text x="${W / 2}" y="${H - 1}" text-anchor="middle">step</text><text x="2" y="11">${escapeText(label)}</text></svg>`;
 }

@@ -98,7 +98,7 @@ function reveal(site) {
   let changed = false;
   for (let node = index.get(DATA.sites[site].module); node; node = node.parent) changed = folded.delete(node.path) || changed;
   if (changed) build();
-  cy.animate({ center: { eles: cy.getElementById("s:" + site) }, zoom: Math.max(cy.zoom(), .9), duration: 0 });
+  cy.animate({ center: { eles: cy.getElementById("s:" + site) }, zoom: Math.min(Math.max(cy.zoom(), .9), 1.3), duration: 0 });
   cy.center(cy.getElementById("s:" + site));
   showSite(site);
 }

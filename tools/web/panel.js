@@ -35,6 +35,10 @@ function sitePage(index) {
     html += `<h3>${escapeText(operand.kind)}: ${escapeText(operand.format)}</h3><table class="values"><tr>${facts.map(f => `<th>${f[0]}`).join("")}<tr>${facts.map(f => `<td>${f[1]}`).join("")}</table>` +
       drawHistogram(values, DATA.grids[operand.format], DATA.colours[site.format]);
   });
+  for (const [kind, series] of Object.entries(site.telemetry)) {
+    html += `<h3>${escapeText(kind)} over the run</h3>${drawCurves({ "SQNR, dB": series.sqnr_db || [] }, "SQNR, dB")}` +
+      drawCurves({ "flushed to 0": series.flushed || [], clipped: series.clipped || [] }, "share of elements");
+  }
   if (site.status === "quantized" && !site.values.length) html += `<p class="muted">Values were not measured: make the report without --no-values.</p>`;
   html += `<h3>what happens</h3>${pre(DATA.texts[site.picture])}<h3>rules, in order</h3>${pre(DATA.texts[site.rules], true)}`;
   if (site.before) html += `<h3>code before</h3>${pre(site.before, true)}`;
