@@ -37,7 +37,7 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
     assert found == json.loads((out / "losses.json").read_text())
     assert set(found) == {
         "model", "policy", "baseline", "steps", "tokens_per_step", "losses", "held_out", "gap_percent",
-        "gap_spread", "seeds", "step_ratio",
+        "gap_spread", "seeds", "state_bytes", "step_ratio",
     }  # fmt: skip
     assert found["losses"]["nvfp4_naive"] != found["losses"]["high"]
     low, high = (found["held_out"][name] for name in ("nvfp4_naive", "high"))
