@@ -114,7 +114,7 @@ def train_each(
                     *callbacks,
                 ],
             )
-            optimizer_for(trainer, policy)
+            optimizer = optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             last = _last(folder, policy, store, trainer.args)
             if store is not None and store.resume:
@@ -128,7 +128,7 @@ def train_each(
                 trainer.train(resume_from_checkpoint=last)
             logged = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.losses = _points(logged, settings) if store else logged
-            run.states = state_bytes(trainer.optimizer)
+            run.states = state_bytes(optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
