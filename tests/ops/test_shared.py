@@ -26,7 +26,8 @@ CASES = [
 @pytest.fixture
 def group() -> Iterator[str]:
     """A group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     assert dist.group.WORLD is not None
     yield know_group(dist.group.WORLD)
     dist.destroy_process_group()
