@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,12 @@ def whatif_text(result: dict[str, Any], first: str, top: int, columns: int) -> s
         )
     if len(products) > top:
         lines.append(f"... and {len(products) - top} more products")
-    return "\n".join([*lines, "", *_totals(result, first)]) + "\n"
+    wrapped = [
+        part
+        for line in [*lines, "", *_totals(result, first)]
+        for part in ([line] if len(line) <= columns else textwrap.wrap(line, columns, subsequent_indent="    "))
+    ]  # fmt: skip
+    return "\n".join(line.rstrip() for line in wrapped) + "\n"
 
 
 def _totals(result: dict[str, Any], first: str) -> list[str]:
