@@ -93,11 +93,10 @@ def whatif_text(result: dict[str, Any], first: str, top: int, columns: int) -> s
         )
     if len(products) > top:
         lines.append(f"... and {len(products) - top} more products")
-    wrapped = [
-        part
-        for line in [*lines, "", *_totals(result, first)]
-        for part in ([line] if len(line) <= columns else textwrap.wrap(line, columns, subsequent_indent="    "))
-    ]  # fmt: skip
+    wrapped: list[str] = []
+    for line in [*lines, "", *_totals(result, first)]:
+        fits = len(line) <= columns
+        wrapped += [line] if fits else textwrap.wrap(line, columns, subsequent_indent="    ")
     return "\n".join(line.rstrip() for line in wrapped) + "\n"
 
 
