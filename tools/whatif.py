@@ -177,6 +177,8 @@ def _choose(
             other, spent = choose_at_random(found, scores, budget, seed + number)
             randoms.append((spent.cost, root(spent.error)))
             others.append(run_policy(replay, [*zip(found.units, other, strict=True)], seed)[0])
+            if by == "gradient":  # as it ran, like the chosen one
+                randoms[-1] = (spent.cost, others[-1])
         chosen_point, measured = (best.cost, root(best.error)), error if by == "gradient" else None
         result["policy"] = {
             "budget": {budget.kind: budget.amount},

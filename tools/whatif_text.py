@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,11 @@ def whatif_text(result: dict[str, Any], first: str, top: int, columns: int) -> s
         )
     if len(products) > top:
         lines.append(f"... and {len(products) - top} more products")
-    return "\n".join([*lines, "", *_totals(result, first)]) + "\n"
+    wrapped: list[str] = []
+    for line in [*lines, "", *_totals(result, first)]:
+        fits = len(line) <= columns
+        wrapped += [line] if fits else textwrap.wrap(line, columns, subsequent_indent="    ")
+    return "\n".join(line.rstrip() for line in wrapped) + "\n"
 
 
 def _totals(result: dict[str, Any], first: str) -> list[str]:
