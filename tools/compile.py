@@ -70,7 +70,7 @@ def compile(
         check_triton()
         chip = find_chip(target)
         folder = stack.enter_context(new_directory(keep)) if keep is not None else None
-        size: dict[str, Any] = {"batch": batch, "length": length, "say": step}
+        size: dict[str, Any] = {"batch": batch, "length": length, "compiled": {}, "say": step}
         plain = compile_step(model, load_policy("high"), chip, **size)
         quantized = compile_step(model, chosen, chip, **size)
         found = comparison(model, chip, plain, quantized, batch * length)

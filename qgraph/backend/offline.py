@@ -86,11 +86,13 @@ def compile_step(
     length: int,
     dtype: torch.dtype = torch.bfloat16,
     machine_code: bool = True,
+    compiled: dict[str, MachineCode] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Step:
     """Generate and compile the training step of the model called `name` for `chip`.
 
     Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
+    `compiled` holds kernels compiled for this chip before, and is added to.
 
     Raises: ModelError if Triton is missing, or as `draw` and `capture`.
     """
@@ -105,7 +107,11 @@ def compile_step(
     sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
     kernels: list[Kernel] = []
     compiler = _Compiler(
-        chip=chip, blueprint=blueprint, modules=captured.facts.modules, machine_code=machine_code
+        chip=chip,
+        blueprint=blueprint,
+        modules=captured.facts.modules,
+        machine_code=machine_code,
+        compiled={} if compiled is None else compiled,
     )
     with fresh_inductor_cache(), standing_in(chip):
         halves = _halves(captured.joint.graph_module)
@@ -159,7 +165,7 @@ class _Compiler:
     blueprint: Blueprint
     modules: Mapping[str, str]
     machine_code: bool
-    compiled: dict[str, MachineCode] = field(default_factory=dict)
+    compiled: dict[str, MachineCode]
 
     def kernels(self, call: Call, half: str) -> list[Kernel]:
         places = [path for node in call.origins if (path := module_path(node, self.modules))]
@@ -173,9 +179,8 @@ class _Compiler:
         bandwidth = self.chip.device.bandwidth
         work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)
         if call.source:
-            code = self._code(
-                call.source, lambda: compile_generated(call.source, call.name, self.chip)
-            )
+            key = call.source.replace(call.name, "")  # the same code has other names elsewhere
+            code = self._code(key, lambda: compile_generated(call.source, call.name, self.chip))
             return [Kernel(name=call.name, kind="triton", work=work, code=code, **common)]
         if call.name == "qgraph.seed.default":
             return []  # drawn on the CPU
