@@ -48,11 +48,13 @@ def lower_nvfp4(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
     for plan in plans:
         lowering = plan.lowering
         if _speaks_of(plan):
-            sides = [_side(plan.site.node, operand) for operand in plan.site.operands]
-            reason = _refusal(plan, sides)
-            lowering = f"emulated: {reason}" if reason else "native nvfp4"
-            if not reason:
-                chosen.append((plan.site.node, *(side for side in sides if side)))
+            first, second = (_side(plan.site.node, operand) for operand in plan.site.operands)
+            reason = _refusal(plan)
+            if not reason and first is not None and second is not None:
+                chosen.append((plan.site.node, first, second))
+                lowering = "native nvfp4"
+            else:
+                lowering = f"emulated: {reason or _OTHERWISE}"
         found.append(replace(plan, lowering=lowering))
     packed = _pack(graph, chosen)
     for product, *both in chosen:
@@ -74,6 +76,9 @@ _LEFT_OVER = frozenset(
 )
 
 
+_OTHERWISE = "no native product of these roundings or rotations"
+
+
 def _speaks_of(plan: Plan) -> bool:
     """Whether a product multiplies NVFP4 on a GPU; others are for `lower_native`."""
     if plan.status != "quantized" or value_of(plan.site.node).device.type != "cuda":
@@ -81,7 +86,7 @@ def _speaks_of(plan: Plan) -> bool:
     return all(str(operand.format) in FORMATS for operand in plan.operands)
 
 
-def _refusal(plan: Plan, sides: Sequence[Side | None]) -> str:
+def _refusal(plan: Plan) -> str:
     """Return why the GPU does not multiply the codes of a product, or nothing."""
     if (why := why_no_nvfp4()) is not None:
         return why
@@ -90,8 +95,6 @@ def _refusal(plan: Plan, sides: Sequence[Side | None]) -> str:
         return f"no native product for {product.target}"
     if product.target is aten.addmm.default and value_of(argument_node(product, 0)).dim() != 1:
         return "no native product that adds a matrix"
-    if not all(sides):
-        return "no native product of these roundings or rotations"
     return ""
 
 
@@ -109,7 +112,8 @@ def _side(product: Node, operand: Any) -> Side | None:
         base, text, _, *tail = arguments
     else:
         return None
-    seed, site, rounding, amax = [*tail, *(None, 0, None, None)[len(tail) :]]
+    defaults: tuple[Any, ...] = (None, 0, None, None)
+    seed, site, rounding, amax = (*tail, *defaults[len(tail) :])
     drawn = "stochastic" if seed is not None else "nearest"
     if rounding not in (None, drawn) or amax is not None or value_of(base).dim() != 2:
         return None

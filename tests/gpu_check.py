@@ -60,8 +60,8 @@ def product() -> str:
         side = packed.pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
         sides.append(side)
     want = packed.nvfp4_mm(*sides[0], *sides[1], None, torch.float32)
-    given = [part.cuda() for side in sides for part in side]
-    found = packed.nvfp4_mm(*given, None, torch.float32).cpu()
+    (a, a_scales, a_whole), (b, b_scales, b_whole) = ([t.cuda() for t in side] for side in sides)
+    found = packed.nvfp4_mm(a, a_scales, a_whole, b, b_scales, b_whole, None, torch.float32).cpu()
     error = float((found - want).norm() / want.norm())
     # Sums of 512 float32 terms in another order: far below what one code's step would change.
     assert error < 1e-5, f"relative error {error:.2e}"

@@ -72,7 +72,7 @@ class Line:
 
 def read_lines(text: str) -> list[Line]:
     """Return the nodes of a printed graph; the returned values are no node."""
-    lines = []
+    lines: list[Line] = []
     for row in text.splitlines():
         found = _LINE.fullmatch(row)
         if row.startswith("return ") or not found:

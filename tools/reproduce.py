@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,8 @@ def reproduce(
     seed -> metrics), findings (says, metric, differences, mean, noise, verdict), verdict, limits,
     reused (runs found from before). With --list: name, title, source, claim, runs.
     """
+    if not (names or every or listed):
+        raise QGraphError("no experiment is named", "name one; qgraph reproduce --list lists them")
     with progress(1) as step:
         step("loading torch")
         from qgraph.training.experiment import experiment_names, load_experiment
@@ -52,8 +55,6 @@ def reproduce(
         _list([load_experiment(name) for name in experiment_names()], as_json)
         return
     chosen = experiment_names() if every else tuple(names or ())
-    if not chosen:
-        raise QGraphError("no experiment is named", "name one; qgraph reproduce --list lists them")
     experiments = [load_experiment(name) for name in chosen]
     if page is not None and not Path(page).parent.is_dir():
         raise QGraphError(f"{page}: no such directory", "give --page a file in one that exists")
@@ -61,7 +62,11 @@ def reproduce(
     with progress(sum(len(e.arms) * len(e.seeds) for e in experiments)) as step:
         for experiment in experiments:
             folder = Path(out) / experiment.name
-            outcome = run(experiment, folder, lambda text, e=experiment: step(f"{e.name}: {text}"))  # type: ignore[misc]
+            try:
+                outcome = run(experiment, folder, _teller(experiment.name, step))
+            except KeyboardInterrupt:
+                sys.stderr.write(f"interrupted: what is done is kept in {folder}; run it again\n")
+                raise SystemExit(130) from None
             _write(folder / "result.json", json.dumps(outcome_json(outcome), indent=1) + "\n")
             plot(outcome, folder / "plot.png")
             outcomes.append(outcome)
@@ -73,6 +78,10 @@ def reproduce(
         print_json([outcome_json(outcome) for outcome in outcomes])
     elif page is not None:
         sys.stdout.write(f"wrote {page}\n")
+
+
+def _teller(name: str, step: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: step(f"{name}: {text}")
 
 
 def _list(experiments: list[Any], as_json: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from qgraph.errors import RunError
-from qgraph.policy import load_policy
+from qgraph.policy import check_run, load_policy
 from qgraph.tools.screen import print_json, progress, width
 
 
@@ -82,6 +82,8 @@ def train(
     if save_every is not None and out is None:
         raise RunError("--save-every has no place to write to", "add --out RUN")
     policies = [load_policy(policy), *([] if baseline == "none" else [load_policy(baseline)])]
+    for loaded in policies:
+        check_run(loaded, steps)
     if (
         len(policies) > 1 and policies[0].name == policies[1].name
     ):  # both have their own place in what is written

@@ -33,7 +33,8 @@ def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
     elif node.target is not ops.fake_quant:
         return (), NOT_FUSED
     _, text, axis, *tail = arguments
-    seed, _, rounding, amax = [*tail, *(None, 0, None, None)[len(tail) :]]
+    defaults: tuple[Any, ...] = (None, 0, None, None)
+    seed, _, rounding, amax = (*tail, *defaults[len(tail) :])
     fmt, random = parse_format(text), seed is not None and rounding in (None, "stochastic")
     mode = parse_rounding(rounding or ("stochastic" if random else "nearest"))
     if not gpu.fuses(fmt, mode) or (signs and not gpu.rotates(signs, value.shape[axis])):

@@ -23,6 +23,7 @@ from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
 from qgraph.ops.gpu import Launch
 from qgraph.passes import Report, graph_text, module_path, rewrite
+from qgraph.passes.report import Entry
 from qgraph.policy import Policy
 
 
@@ -51,7 +52,7 @@ class Step:
 
     policy: str
     kernels: tuple[Kernel, ...]
-    report: Report = field(repr=False)
+    products: tuple[Entry, ...] = field(repr=False)  # of the whole model
     parameters: int
     sources: Mapping[str, str] = field(repr=False)  # programs and graphs as text, by file name
 
@@ -119,7 +120,9 @@ def compile_step(
     return Step(
         policy=policy.name,
         kernels=tuple(kernels),
-        report=report,
+        products=tuple(
+            entry for entry in report.entries for _ in range(blueprint.count_of(entry.module))
+        ),
         parameters=blueprint.parameters,
         sources=sources,
     )

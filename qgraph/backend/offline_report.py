@@ -34,7 +34,7 @@ _SHOWN = 16
 def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
     device = chip.device
-    lowered = Counter(e.lowering for e in quantized.report.quantized)
+    lowered = Counter(e.lowering for e in quantized.products if e.status == "quantized")
     return {
         "model": model,
         "policy": quantized.policy,
@@ -58,14 +58,15 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
         },
         "speedup": plain.seconds / quantized.seconds,
         "products": dict(lowered),
-        "coverage": make_totals(quantized.report.entries),
+        "coverage": make_totals(quantized.products),
     }
 
 
 def _step(step: Step) -> dict[str, Any]:
-    kinds: Counter[str] = Counter()
+    kinds: dict[str, float] = {}
     for kernel in step.kernels:
-        kinds[_kind(kernel)] += kernel.count * kernel.work.seconds
+        kind = _kind(kernel)
+        kinds[kind] = kinds.get(kind, 0.0) + kernel.count * kernel.work.seconds
     spilling = {k.name for k in step.kernels if k.code is not None and k.code.spills}
     return {
         "step_s": step.seconds,

@@ -30,7 +30,6 @@ MULTIPLY = (
 )
 FORMATS = ("e2m1/1x16/e4m3/fp32", "e2m1/16x16/e4m3/fp32")
 _TILES = (128, 64)  # of a pack's program
-_PRODUCT = (128, 128, 128)  # of a product's program: rows, columns, summed elements
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -187,8 +186,7 @@ def nvfp4_mm(
     if a.device.type == "cuda" and gpu.why_unavailable() is None:
         out = a.new_empty((a.shape[0], b.shape[0]), dtype=dtype)
         launch = product_launch(a.shape, b.shape, dtype, bias is not None)
-        scales = (s.view(torch.float8_e4m3fn) for s in (a_scales, b_scales))
-        left, right = scales
+        left, right = a_scales.view(torch.float8_e4m3fn), b_scales.view(torch.float8_e4m3fn)
         launch.run(
             a, left, a_whole, b, right, b_whole, bias if bias is not None else out, out,
             a.shape[0], b.shape[0], a.shape[1],
@@ -208,7 +206,7 @@ def nvfp4_mm(
 def product_launch(a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool) -> Launch:
     """Return the launch of `nvfp4_mm`; its bytes are those of operands and result, each once."""
     (m, k2), n = a, b[0]
-    tm, tn, tk = _PRODUCT
+    tm, tn, tk = _product_tile()
     kinds = {"*fp32": torch.float32, "*bf16": torch.bfloat16}
     name = next(key for key, value in kinds.items() if value == dtype)
     size = _side_bytes(m, 2 * k2) + _side_bytes(n, 2 * k2) + m * n * dtype.itemsize
@@ -225,6 +223,15 @@ def product_launch(a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool)
         moved=size,
         flops=4 * m * n * k2,
     )  # fmt: skip
+
+
+def _product_tile() -> tuple[int, int, int]:
+    """Return rows, columns and summed elements of a product's program on the GPU at hand.
+
+    GPUs of capability 12 sum in registers, not in a memory of the matrix unit: larger tiles spill.
+    """
+    small = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 12
+    return (64, 64, 128) if small else (128, 128, 128)
 
 
 def nvfp4_mm_fake(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -202,21 +203,25 @@ class OneProcess:
     def _disturb(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if self.noise == 0.0:
             return output
-        return _moved(module, inputs[0], output, self._generator)
+        moved: Tensor = _MOVED(module, inputs[0], output, self._generator)
+        return moved
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-@torch.compiler.disable
 def _moved(module: Any, x: Tensor, output: Tensor, generator: torch.Generator) -> Tensor:
     size = x.shape[-1] * 2.0**-24
     with torch.no_grad():
         # |sum of |x w|| <= |x| |w|, by Cauchy and Schwarz
         bound = size * x.norm(dim=-1, keepdim=True) * module.weight.norm(dim=-1)
         signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
-    return output + bound * signs
+    moved: Tensor = output + bound * signs
+    return moved
+
+
+_MOVED: Any = torch.compiler.disable(_moved)
 
 
 def run_processes(
@@ -228,7 +233,9 @@ def run_processes(
 
     Raises: RunError if one fails, or does not end in `case.seconds` and as long again.
     """
-    import torch.multiprocessing as mp
+    mp: Any = importlib.import_module(
+        "torch.multiprocessing"
+    )  # it names what it exports to no checker
 
     context = mp.start_processes(
         worker, args=(case, folder, *more), nprocs=count, join=False, start_method="fork"
@@ -238,7 +245,7 @@ def run_processes(
         while not context.join(timeout=1):
             if time.monotonic() > deadline:
                 raise RunError(f"{case.engine} on {count} processes did not end in time")
-    except mp.ProcessException as error:
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         last = str(error).strip().splitlines()[-1]
         raise RunError(f"{case.engine}, process {error.error_index}: {last}") from error
     finally:

@@ -37,11 +37,12 @@ class Outcome:
         return overall(self.findings)
 
 
-def reproduce(experiment: Experiment, folder: Path, say: Say) -> Outcome:
+def reproduce(experiment: Experiment, folder: Path, say: Say, detail: Say | None = None) -> Outcome:
     """Run every arm of `experiment` with every seed, on one thread, and judge the claim.
 
     Each finished run is one JSON file under `folder`/runs: a run found there with the same
-    settings, policy, seed and torch is not run again.
+    settings, policy, seed and torch is not run again. `say` is told of each run, `detail` of what
+    goes on within one.
 
     Raises: ArtifactError if the folder cannot be written.
     """
@@ -62,9 +63,9 @@ def reproduce(experiment: Experiment, folder: Path, say: Say) -> Outcome:
                 key = run_key(experiment, arm, seed)
                 found = _read(file, key)
                 reused += found is not None
+                say(f"{arm}, seed {seed}")
                 if found is None:
-                    say(f"{arm}, seed {seed}")
-                    found = MEASURES[experiment.measure](experiment, arm, seed, say)
+                    found = MEASURES[experiment.measure](experiment, arm, seed, detail or _quiet)
                     _write(file, {"key": key, "arm": arm, "seed": seed, "metrics": found})
                 results.setdefault(arm, {})[seed] = found
             MODELS.clear()
@@ -117,6 +118,10 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "limits": experiment.limits,
         "reused": outcome.reused,
     }
+
+
+def _quiet(text: str) -> None:
+    pass
 
 
 def _read(file: Path, key: str) -> dict[str, float] | None:

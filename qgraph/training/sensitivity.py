@@ -21,8 +21,9 @@ from torch.fx import Node
 from qgraph import ops
 from qgraph.backend.replay import Replay
 from qgraph.formats import parse_format
-from qgraph.numerics.blocks import block_scales, scale_tiles
+from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
+from qgraph.ops import cpu
 from qgraph.passes import Plan, Site
 from qgraph.passes.targets import argument_node, is_grouped
 from qgraph.policy.candidates import Candidate
@@ -196,7 +197,9 @@ def _operand_statistics(effect: Effect, kind: str, x: Tensor, q: Tensor, node: N
     fmt, axis = parse_format(str(node.args[1])), int(node.args[2])  # type: ignore[arg-type]
     effect.clipped[kind] = 0.0
     if not fmt.scale.random and fmt.scale.range.kind != "delayed":
-        scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), block_scales(x, fmt, axis))
+        kernels = cpu.KERNELS if cpu.supports(x) else REFERENCE
+        scales = block_scales(x, fmt, axis, None, kernels)
+        scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), scales)
         outside = (scaled > fmt.element.max) | (scaled < fmt.element.min)
         effect.clipped[kind] = int(outside.sum()) / count
 
@@ -236,11 +239,12 @@ def _alone(replay: Replay, effect: Effect, whole: float, seed: int) -> None:
 
 
 def _samples(units: Sequence[Unit], order: Sequence[int]) -> set[int]:
-    """Return two units of each role: measured however little time there is."""
-    by_role: dict[str, list[int]] = {}
+    """Return a unit of each layer and role, from some block: measured however little time there is."""
+    first: dict[tuple[str, ...], int] = {}
     for number in order:
-        by_role.setdefault(units[number].role, []).append(number)
-    return {number for numbers in by_role.values() for number in numbers[:2]}
+        _, layer, _ = _likes(units[number])
+        first.setdefault(layer, number)
+    return {*first.values()}
 
 
 def _scale(found: Sensitivity) -> None:

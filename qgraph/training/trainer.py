@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from qgraph.backend.jit import PolicyLike, as_policy, compile, compiled_by_us
 from qgraph.errors import ModelError, PolicyError
 from qgraph.passes import Target
+from qgraph.policy import PLATEAU
 from qgraph.training.callback import CoverageCallback, unwrap
 from qgraph.training.reporting import Reporters
 from qgraph.training.run import Run
@@ -168,11 +169,12 @@ class QGraphCallback(CoverageCallback, ExportableState):
     def _check_signals(self, args: Any, model: nn.Module) -> None:
         """See that the loss gets to who watches it."""
         policy = compiled_by_us(model).policy
-        watchers = [m for m in policy.monitors if m.watch in ("loss_spike", "logit_sharpness")]
+        seeing = ("loss_spike", "logit_sharpness")
+        watchers = [(m.place, f"{m.key}.watch") for m in policy.monitors if m.watch in seeing]
+        watchers += [(s.place, f"{s.key}.on") for s in policy.schedule if s.on == PLATEAU]
         if args.label_smoothing_factor and watchers:
             raise PolicyError(
-                watchers[0].place,
-                f"{watchers[0].key}.watch",
+                *watchers[0],
                 "with label_smoothing_factor the model sees no labels and gives no loss",
-                "set label_smoothing_factor=0, or remove the monitor",
+                "set label_smoothing_factor=0, or remove it",
             )

@@ -13,8 +13,11 @@ from transformers import LlamaConfig
 from qgraph.backend.blueprint import draw
 from qgraph.backend.chips import find_chip
 from qgraph.backend.codegen import generate
+from qgraph.backend.decompositions import decompositions
+from qgraph.backend.devices import DEVICES
 from qgraph.backend.offline import Step, compile_step
 from qgraph.backend.standin import standing_in
+from qgraph.ops.native import why_no_nvfp4
 from qgraph.policy import load_policy, load_policy_text
 from tests.tools.command import run
 
@@ -25,9 +28,19 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The directory of a Llama of four blocks: a config, no weights."""
-    home = tmp_path_factory.mktemp("small")
+    return make(tmp_path_factory, 4)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same of one block."""
+    return make(tmp_path_factory, 1)
+
+
+def make(factory: pytest.TempPathFactory, blocks: int) -> str:
+    home = factory.mktemp(f"blocks{blocks}")
     LlamaConfig(
-        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=blocks,
         num_attention_heads=2, num_key_value_heads=2, architectures=["LlamaForCausalLM"],
     ).save_pretrained(home)  # fmt: skip
     return str(home)
@@ -42,7 +55,7 @@ def program(function: Any, *shapes: tuple[int, ...]) -> Any:
     with mode:
         inputs = [torch.empty(shape, device=GPU, dtype=torch.bfloat16) for shape in shapes]
     with mode, standing_in(find_chip("b200")):
-        module = make_fx(function)(*inputs)
+        module = make_fx(function, decompositions())(*inputs)
         return generate(module, backward=False)
 
 
@@ -97,40 +110,44 @@ rules:
     ("target", "lowering"),
     [
         ("h100", "emulated: no NVFP4 product on a GPU of capability 9.0: it has no FP4 units"),
-        (
-            "mi355x",
-            "emulated: no NVFP4 product on this GPU: its FP4 units scale 32 elements by a power of two",
-        ),
         ("rtx5090", "native nvfp4"),
     ],
 )
 def test_a_target_without_the_format_emulates_it_and_says_why(
-    small: str, target: str, lowering: str
+    single: str, target: str, lowering: str
 ) -> None:
     policy = load_policy_text(NVFP4_ALL)
-    step = compile_step(small, policy, find_chip(target), batch=1, length=32, machine_code=False)
-    assert {entry.lowering for entry in step.report.quantized} == {lowering}
+    step = compile_step(single, policy, find_chip(target), batch=1, length=32, machine_code=False)
+    assert {entry.lowering for entry in step.products if entry.status == "quantized"} == {lowering}
     names = {kernel.name for kernel in step.kernels}
     assert ("qgraph_product_kernel" in names) == (target == "rtx5090")
     assert ("qgraph_fake_quant_kernel" in names) == (target != "rtx5090")
-    assert products(step) == 3 * (4 * 7 + 1)
+    assert products(step) == 3 * (7 + 1)
     if target == "rtx5090":
         # Every operand of a product is read for its largest magnitude once, and packed once.
         packs = sum(k.count for k in step.kernels if k.name == "qgraph_pack_kernel")
         amaxes = sum(k.count for k in step.kernels if k.name == "qgraph_amax_kernel")
         # Inputs: q k v share one, gate and up share one, o, down; 7 weights; 7 gradients; the head.
-        assert packs == amaxes == 4 * (4 + 7 + 7) + 3
+        assert packs == amaxes == (4 + 7 + 7) + 3
 
 
-def test_the_command_line_reports_and_keeps_the_code(small: str, tmp_path: Path) -> None:
-    home = Path(small).parent / "one"
-    config = json.loads((Path(small) / "config.json").read_text())
-    home.mkdir(exist_ok=True)
-    (home / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+def test_why_a_gpu_does_not_multiply_nvfp4() -> None:
+    found = {}
+    for name in DEVICES:
+        with standing_in(find_chip(name)):
+            found[name] = why_no_nvfp4()
+    assert {name for name, why in found.items() if why is None} == {"b200", "rtx5090"}
+    assert found["a100"] == "no NVFP4 product on a GPU of capability 8.0: it has no FP4 units"
+    assert found["mi355x"] == (
+        "no NVFP4 product on this GPU: its FP4 units scale 32 elements by a power of two"
+    )
+
+
+def test_the_command_line_reports_and_keeps_the_code(single: str, tmp_path: Path) -> None:
     policy = tmp_path / "all.yaml"
     policy.write_text(NVFP4_ALL)
     found = run(
-        "compile", str(home), "--policy", str(policy), "--target", "b200", "--offline",
+        "compile", single, "--policy", str(policy), "--target", "b200", "--offline",
         "--length", "32", "--json", "--keep", str(tmp_path / "code"),
     )  # fmt: skip
     assert found.code == 0, found.err

@@ -16,7 +16,7 @@ from qgraph.backend.chips import find_chip
 from qgraph.backend.devices import DEVICES
 from qgraph.backend.launches import compile_launch
 from qgraph.backend.standin import standing_in
-from qgraph.formats import parse_format
+from qgraph.formats import Rounding, parse_format
 from qgraph.ops import gpu, packed
 from qgraph.ops.gpu import Launch
 
@@ -65,7 +65,9 @@ def launches() -> dict[str, Launch]:
         name: replace(launch, constants={**launch.constants, "TM": 32, "TN": 32}, warps=4)
         for name, launch in {"amax": first, "pack": second, "fake_quant": third}.items()
     }
-    product = packed.product_launch(torch.Size((256, 64)), torch.Size((128, 64)), BF16, True)
+    product = packed.product_launch(
+        torch.Size((256, 64)), torch.Size((128, 64)), BF16, True
+    )  # as launched
     return {**small, "product": product}
 
 
@@ -108,7 +110,7 @@ def test_bytes_of_a_product_by_hand() -> None:
 
 
 def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
-    nearest = gpu.Rounding(mode="nearest")
+    nearest = Rounding(mode="nearest")
     taken = ("e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "e5m2/tensor/fp32")
     left = ("int8/row/fp32", "e2m1/1x16/e4m3:4over6/fp32", "nf4/1x64/fp32", "e2m1/3x7/e4m3/fp32")
     assert [gpu.fuses(parse_format(text), nearest) for text in taken] == [True] * 3

@@ -88,7 +88,9 @@ def test_the_policy_says_what_was_chosen(seed: int) -> None:
     }  # fmt: skip
     # Paths that a careless pattern would mix up: ends of one another, numbers, stacks in stacks.
     leaves = ("mlp.up", "up", "attn.q", "mlp.experts.1.up")
-    modules = [(f"model.layers.{i}.{leaf}", i) for i in range(12) for leaf in leaves]
+    modules: list[tuple[str, int | None]] = [
+        (f"model.layers.{i}.{leaf}", i) for i in range(12) for leaf in leaves
+    ]
     modules += [("up", None), ("lm_head", None), ("encoder.lm_head", None), ("", None)]
     sites = [
         Site(op="linear", module=module, role=role, block=block,

@@ -54,6 +54,19 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
         after = load_file(out / name / "model.safetensors")
         assert set(after) == set(before)
         assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+    # What was trained says under which plan, and can be looked at; a run's report finds it.
+    trained = json.loads(run("inspect", str(out / "nvfp4_naive"), "--json").out)
+    assert trained["policy"] == "nvfp4_naive"
+    assert [p["status"] for p in trained["products"]].count("quantized") == 21
+    page = tmp_path / "run.html"
+    reported = run("report", str(out), "--out", str(page), "--length", "16", "--json")
+    assert reported.code == 0, reported.err
+    data = json.loads(reported.out)
+    assert data["curves"]["losses"]["high"] == found["losses"]["high"]
+    shown = {
+        (s["module"], s["role"], s["plan"]) for s in data["sites"] if s["status"] == "quantized"
+    }
+    assert len(shown) == 21
 
 
 def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:

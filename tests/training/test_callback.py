@@ -127,6 +127,9 @@ def test_what_does_not_fit_is_told_before_the_first_step(tmp_path: Path) -> None
         trainer(
             llama(), tmp_path, qgraph.QGraphCallback(spikes), label_smoothing_factor=0.1
         ).train()
+    flat = load_policy_text(f"{NVFP4}schedule: [{{on: plateau, set: high}}]\n", file="p.yaml")
+    with pytest.raises(PolicyError, match=r"schedule\[0\].on: with label_smoothing_factor"):
+        trainer(llama(), tmp_path, qgraph.QGraphCallback(flat), label_smoothing_factor=0.1).train()
     with pytest.raises(ModelError, match="the model is compiled under int8"):
         trainer(qgraph.compile(llama(), "int8"), tmp_path, qgraph.QGraphCallback("nvfp4"))
     with pytest.raises(ModelError, match="was not compiled by qgraph"):

@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         assert qgraph.last_checkpoint(tmp_path, policy) == str(good)
     assert "refused; resuming from checkpoint-90" in str(told[0].message)
     damage(good)
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
         qgraph.last_checkpoint(tmp_path, policy)
 
 

@@ -1,4 +1,4 @@
-"""What qgraph whatif measures: held to eager torch, to whole runs, to the other front door, to exact Hessians."""
+"""What qgraph whatif measures: held to eager torch, whole runs, the other front door, exact Hessians."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import qgraph
 from qgraph.backend.replay import Replay
 from qgraph.errors import ModelError
-from qgraph.passes import graph_text
+from qgraph.formats import parse_format
+from qgraph.numerics import fake_quant
+from qgraph.passes import Plan, graph_text
 from qgraph.policy.candidates import HIGH_CANDIDATE, parse_candidates
 from qgraph.policy.compose import compose_policy
 from qgraph.training.choose import (
@@ -28,7 +30,7 @@ from qgraph.training.choose import (
     weight_of,
 )
 from qgraph.training.curvature import hessian_traces
-from qgraph.training.sensitivity import Sensitivity, measure, run_policy
+from qgraph.training.sensitivity import Sensitivity, Unit, measure, run_policy, units_of
 
 CANDIDATES = parse_candidates("nvfp4, nvfp4 rht sr, mxfp8")
 
@@ -101,8 +103,6 @@ def test_one_at_a_time_is_a_whole_run(llama: Fixture) -> None:
     exact, loss = [], replay.loss
     for number, unit in enumerate(found.units):
         operands = CANDIDATES[0].operands(unit.sites[0].operand_kinds)
-        from qgraph.passes import Plan
-
         plans = [Plan(site=site, status="quantized", operands=operands) for site in unit.sites]
         with replay.quantized(plans):
             replay.run()
@@ -119,9 +119,6 @@ def test_one_at_a_time_is_a_whole_run(llama: Fixture) -> None:
 
 
 def test_statistics_are_those_of_the_operands(llama: Fixture) -> None:
-    from qgraph.formats import parse_format
-    from qgraph.numerics import fake_quant
-
     number, unit = next(
         (i, u)
         for i, u in enumerate(llama.found.units)
@@ -163,7 +160,7 @@ def test_first_order_is_the_slope_of_the_loss(llama: Fixture) -> None:
 def test_what_is_scaled_ranks_as_what_is_measured(llama: Fixture) -> None:
     hasty = measure(llama.replay, CANDIDATES, quiet, seconds=0)
     share = sum(e.measured for e in hasty.effects.values()) / len(hasty.effects)
-    assert 1 / 3 <= share < 0.5  # wgrads, and two products of each other role
+    assert 1 / 3 <= share < 0.5  # wgrads, and each layer in one of its blocks
     keys = [key for key, effect in hasty.effects.items() if not effect.measured]
     scaled = [hasty.effects[key].gradient_error for key in keys]
     exact = [llama.found.effects[key].gradient_error for key in keys]
@@ -171,7 +168,7 @@ def test_what_is_scaled_ranks_as_what_is_measured(llama: Fixture) -> None:
 
 
 def test_the_policy_for_a_budget(llama: Fixture) -> None:
-    """It loads, keeps to its budget at the other front door, does there what was measured, and beats chance."""
+    """It loads, keeps its budget at the other front door, does there what was measured, beats chance."""
     replay, found = llama.replay, llama.found
     scores, budget = score(found, "gradient"), Budget(kind="keep", amount=0.25)
     chosen, best = choose(found, scores, budget)
@@ -195,7 +192,7 @@ def test_the_policy_for_a_budget(llama: Fixture) -> None:
     assert loss - replay.loss == pytest.approx(loss_change, abs=2e-4)
 
     fresh = Replay(llama.model, batch(1))  # data it was not chosen on
-    units = measure_units(fresh)
+    units = by_place(fresh)
     own = run_policy(
         fresh, [(units[u.module, u.role], c) for u, c in zip(found.units, chosen, strict=True)]
     )[0]
@@ -206,9 +203,7 @@ def test_the_policy_for_a_budget(llama: Fixture) -> None:
         assert run_policy(fresh, pairs)[0] > 1.1 * own
 
 
-def measure_units(replay: Replay) -> dict[tuple[str, str], Any]:
-    from qgraph.training.sensitivity import units_of
-
+def by_place(replay: Replay) -> dict[tuple[str, str], Unit]:
     return {(unit.module, unit.role): unit for unit in units_of(replay.sites)}
 
 
@@ -216,8 +211,12 @@ def test_keeping_one_helps_most_where_quantizing_it_hurts_most(llama: Fixture) -
     found = llama.found
     assert found.all_gradient_error is not None
     effects = [found.effects[i, "nvfp4"] for i in range(len(found.units))]
+    # Errors that partly cancel make small gains noise: the first third is held against the last.
     gains = [found.all_gradient_error - (e.kept_gradient_error or 0.0) for e in effects]
-    assert rank_correlation([e.gradient_error for e in effects], gains) > 0.7
+    order = sorted(range(len(effects)), key=lambda i: -effects[i].gradient_error)
+    third = len(order) // 3
+    first, last = (sum(gains[i] for i in part) for part in (order[:third], order[-third:]))
+    assert first > 5 * abs(last)
 
 
 def test_module_measures_rank_modules(llama: Fixture) -> None:
@@ -225,7 +224,7 @@ def test_module_measures_rank_modules(llama: Fixture) -> None:
     traces = hessian_traces(llama.replay, probes=2)
     assert set(traces) == {n for n, p in llama.model.named_parameters() if p.dim() > 1}
     for measure_name in ("wgrad", "fisher", "hutchinson"):
-        scores = score(found, measure_name, traces, llama.replay)  # type: ignore[arg-type]
+        scores = score(found, measure_name, traces, llama.replay)
         for number, unit in enumerate(found.units):
             same = [i for i, u in enumerate(found.units) if u.module == unit.module]
             assert len({scores[i, "nvfp4"] for i in same}) == 1
@@ -247,17 +246,23 @@ def test_traces_are_those_of_the_hessian() -> None:
     torch.manual_seed(0)
     model = Small()
     x, labels = torch.randn(16, 4), torch.randint(0, 3, (16,))
-    traces = hessian_traces(Replay(model, {"x": x, "labels": labels}), probes=200)
+    replay = Replay(model, {"x": x, "labels": labels})
+    traces = hessian_traces(replay, probes=3, seed=5)
 
     def loss_of(one: Tensor, two: Tensor) -> Tensor:
         named = {"one.weight": one, "two.weight": two}
-        return torch.func.functional_call(model, named, (x, labels))[0]  # type: ignore[no-any-return]
+        found: Tensor = torch.func.functional_call(model, named, (x, labels))[0]
+        return found
 
-    blocks = torch.autograd.functional.hessian(loss_of, (model.one.weight, model.two.weight))
-    for i, name in enumerate(("one.weight", "two.weight")):
-        size = dict(model.named_parameters())[name].numel()
-        exact = float(blocks[i][i].reshape(size, size).trace())
-        assert traces[name] == pytest.approx(exact, rel=0.1)
+    weights = (model.one.weight.detach(), model.two.weight.detach())
+    generator, expected = torch.Generator().manual_seed(5), [0.0, 0.0]
+    for _ in range(3):  # the same signs, through the exact second derivative
+        v = [(torch.randint(0, 2, w.shape, generator=generator) * 2 - 1).float() for w in weights]
+        _, product = torch.autograd.functional.hvp(loss_of, weights, tuple(v))
+        for i in range(2):
+            expected[i] += float((v[i] * product[i]).sum()) / 3
+    found = [traces["one.weight"], traces["two.weight"]]
+    assert found == pytest.approx(expected, rel=0.01, abs=1e-3)
 
 
 def test_a_model_without_a_loss_is_told() -> None:
