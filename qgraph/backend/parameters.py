@@ -33,13 +33,18 @@ def store_parameters(model: nn.Module, policy: ParameterPolicy) -> None:
         return
     kept = _kept(model, policy.keep)
     for module in model.modules():
+        parts: dict[str, Any] = {}
+        if isinstance(getattr(type(module), "dtype", None), property):
+            # Hugging Face models make masks of it, cast inputs to it, and write it in the config: a
+            # checkpoint is then loaded as wide, and what was not stored narrow keeps its bits.
+            parts["dtype"] = property(lambda _: wide)
         own = {name: p for name, p in module._parameters.items() if p is not None}
-        if not any(p.numel() > max(p.shape, default=1) for p in own.values()):
-            continue
-        chosen = [n for n, p in own.items() if id(p) not in kept and p.is_floating_point()]
-        for name in chosen:
-            own[name].data = own[name].data.to(low)
-        _cast_on_use(module, tuple(chosen), wide)
+        if any(p.numel() > max(p.shape, default=1) for p in own.values()):
+            for name, value in own.items():
+                if id(value) not in kept and value.is_floating_point():
+                    value.data = value.data.to(low)
+                    parts[name] = property(_reader(name, wide))
+        _retype(module, parts, wide)
 
 
 def _kept(model: nn.Module, globs: tuple[str, ...]) -> set[int]:
@@ -54,16 +59,15 @@ def _kept(model: nn.Module, globs: tuple[str, ...]) -> set[int]:
     return kept
 
 
-def _cast_on_use(module: nn.Module, names: tuple[str, ...], dtype: torch.dtype) -> None:
-    """Give `module` a class of the same name whose parameters `names` are read as `dtype`."""
+def _retype(module: nn.Module, parts: dict[str, Any], dtype: torch.dtype) -> None:
+    """Give `module` a class of the same name that has these properties too."""
     base = type(module)
-    if not names or base in _CLASSES.values():
+    if not parts or base in _CLASSES.values():
         return
-    key = (base, names, dtype)
+    key = (base, tuple(parts), dtype)
     if key not in _CLASSES:
-        parts: dict[str, Any] = {name: property(_reader(name, dtype)) for name in names}
-        parts |= {"__module__": base.__module__, "__qualname__": base.__qualname__}
-        _CLASSES[key] = type(base.__name__, (base,), parts)
+        names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        _CLASSES[key] = type(base.__name__, (base,), parts | names)
     module.__class__ = _CLASSES[key]
 
 

@@ -211,8 +211,8 @@ class Layouts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.up(x) * self.scale.sigmoid())  # [6, 7, 21]
-        turned = hidden.transpose(1, 2).exp()
-        image = self.conv((turned @ hidden).sin().view(2, 3, 21, 21))
+        turned = hidden.permute(2, 0, 1).exp()  # an order that is not its own inverse
+        image = self.conv((turned.permute(1, 0, 2) @ hidden).sin().view(2, 3, 21, 21))
         wide = image.permute(0, 2, 3, 1).reshape(-1, 35)
         found: Tensor = self.down(torch.nn.functional.gelu(wide)).softmax(-1) * wide[:, :7]
         return found
