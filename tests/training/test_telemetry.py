@@ -33,7 +33,8 @@ class Layer(nn.Module):
         self.up = nn.Linear(64, 32, bias=False)
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        return (self.up(x) * g).sum()
+        loss: Tensor = (self.up(x) * g).sum()
+        return loss
 
 
 def inputs() -> tuple[Tensor, Tensor]:
