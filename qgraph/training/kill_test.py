@@ -134,7 +134,7 @@ def _live(folder: Path, policy: Policy, settings: Settings, every: int, aim: Aim
 
 def _watch(reading: int, life: Life, steps: int, every: int, aim: Aim | None) -> None:
     """Follow what a run says; return when it ends, or when the moment to kill it has come."""
-    target, began, buffer = 0, time.monotonic(), b""
+    target, span, began, buffer = 0, 0.05, time.monotonic(), b""
     while True:
         if not select.select([reading], [], [], PATIENCE)[0]:
             raise RunError(f"a run said nothing for {PATIENCE:.0f} s, at step {life.step}")
@@ -158,9 +158,9 @@ def _watch(reading: int, life: Life, steps: int, every: int, aim: Aim | None) ->
             elif word == "begin":
                 now, life.step, life.saving = time.monotonic(), int(rest), False
                 if life.step == target and aim is not None and not aim[1]:
-                    time.sleep(aim[0].random() * (now - began))  # a step takes about so long
+                    time.sleep(aim[0].random() * span)
                     return
-                began = now
+                span, began = min(span, now - began), now  # a step takes about so long
             elif word == "end" and int(rest) == target and aim is not None and aim[1]:
                 life.saving = True
                 time.sleep(aim[0].random() * 0.06)
