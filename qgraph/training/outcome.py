@@ -62,7 +62,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
     lines = [
         "# The papers' experiments on a CPU",
         "",
-        "Written by `qgraph reproduce NAMES --page FILE` (`--all` for all); one experiment: `qgraph reproduce NAME`.",
+        "Written by `qgraph reproduce NAMES --page FILE`; `--all` stands for all names.",
         f"torch {torch.__version__}, Python {python}, one thread. Text: the standard library's",
         "sources, as bytes; losses in nats per byte. A difference counts if its mean over seeds is",
         "above the noise: twice its standard error, and the distance of two baselines whose initial",
