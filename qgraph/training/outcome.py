@@ -43,7 +43,7 @@ def noise_text(outcome: Outcome) -> str:
     metric = experiment.metrics[0]
     noise = twin_noise(experiment, outcome.results, metric)
     return (
-        f"noise: {metric} moves by up to {noise:.4f} when the weights change in the seventh digit "
+        f"noise: {metric} moves by up to {noise:.4f} when the initial weights change by 1% "
         f"({experiment.twin})"
     )
 
@@ -66,7 +66,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
         f"torch {torch.__version__}, Python {python}, one thread. Text: the standard library's",
         "sources, as bytes; losses in nats per byte. A difference counts if its mean over seeds is",
         "above the noise: twice its standard error, and the distance of two baselines whose initial",
-        "weights differ in the seventh digit.",
+        "weights differ by 1%. Two or three seeds are few: a verdict is a hint, not a proof.",
         "",
         "| experiment | source | verdict | in detail |",
         "|---|---|---|---|",
