@@ -127,7 +127,7 @@ def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:
 def _stream(graph: Graph, seed: Node | None, plans: Sequence[Plan]) -> Node | None:
     """Return the seed of this process's own random bits; signs are drawn from the common one."""
     processes = plans[0].processes if plans else None
-    if seed is None or processes is None or not processes.everyone:
+    if seed is None or processes is None:
         return seed
     return _after(graph, seed, ops.stream, processes.stream)
 

@@ -47,7 +47,7 @@ _LEFT_OVER = frozenset(
 
 
 def _lower(graph: Graph, plan: Plan, made: _Codes, always: bool) -> Plan:
-    if plan.status != "quantized":
+    if plan.status != "quantized" or plan.lowering:
         return plan
     kind, sources = _kind(plan, always)
     if not sources:

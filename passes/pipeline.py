@@ -13,8 +13,10 @@ from qgraph.passes.insert_hadamard import insert_hadamard
 from qgraph.passes.keep_layout import keep_layout
 from qgraph.passes.lower import lower
 from qgraph.passes.lower_native import lower_native
+from qgraph.passes.lower_nvfp4 import lower_nvfp4
 from qgraph.passes.pad_groups import pad_groups
 from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.recompute_casts import recompute_casts
 from qgraph.passes.share import share_quant
 from qgraph.passes.sites import GraphFacts, find_sites
 from qgraph.passes.split_products import split_bias, split_products
@@ -53,6 +55,8 @@ def rewrite(
     Raises: GraphError if a pass leaves an illegal graph.
     """
     split_products(graph)
+    if policy.parameters is not None:
+        recompute_casts(graph, facts)
     plans = plan_sites(find_sites(graph, facts), policy, facts)
     for name, step in PASSES:
         step(graph, plans)
@@ -60,4 +64,4 @@ def rewrite(
             return plans
     if target == "emulate":
         return plans
-    return lower_native(graph, plans, always=target == "native-always")
+    return lower_native(graph, lower_nvfp4(graph, plans), always=target == "native-always")

@@ -8,6 +8,7 @@ from typing import Any
 
 from qgraph.errors import PolicyError
 from qgraph.passes.plan import Plan, Status
+from qgraph.passes.saved import SavedTensor
 from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
 
 
@@ -61,10 +62,19 @@ class Report:
     lowering: str = ""
     graphs: int = 0
     checked: int = 0  # operands held against their definition, with QGRAPH_VERIFY=1
+    observed: int = 0  # operands that telemetry looks at
+    not_observed: int = 0  # and those it cannot: of native products
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
     products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
+    saved: dict[object, list[SavedTensor]] = field(default_factory=dict)  # by frame, with a stash
+
+    @property
+    def saved_bytes(self) -> tuple[int, int]:
+        """Bytes of activations saved for the backward: as they would be, and as they are stored."""
+        every = [tensor for group in self.saved.values() for tensor in group]
+        return sum(t.bytes for t in every), sum(t.stored for t in every)
 
     def add(
         self, plans: Sequence[Plan], frame: int | None = None, lookups: Iterable[str] = ()
@@ -178,9 +188,10 @@ def report_json(report: Report) -> dict[str, Any]:
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
     were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `lookups`
-    (modules that pick rows of a table, which is no product), `unused_rules` (`rule`, `why`), and
-    `products`, a list with the fields of `Entry`: sizes in elements, `flops` counting a multiply
-    and an add as two.
+    (modules that pick rows of a table, which is no product), `saved_bytes` (of activations kept for
+    the backward: `plain`, `stored`; with a stash), `saved` (the fields of `SavedTensor`),
+    `unused_rules` (`rule`, `why`), and `products`, a list with the fields of `Entry`: sizes in
+    elements, `flops` counting a multiply and an add as two.
     """
     return {
         "policy": report.policy.name,
@@ -190,6 +201,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "totals": make_totals(report.entries),
         "not_captured": sorted(report.not_captured),
         "lookups": sorted(report.lookups),
+        "saved_bytes": dict(zip(("plain", "stored"), report.saved_bytes, strict=True)),
+        "saved": [asdict(tensor) for group in report.saved.values() for tensor in group],
         "unused_rules": [
             {"rule": rule.text, "why": why_unused(rule, report.entries)}
             for rule in unused_rules(report.policy, report.entries)

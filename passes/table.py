@@ -106,6 +106,7 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     for title, group in (("", "formats"), ("", "kept"), ("not quantized: ", "not_quantized")):
         for key, share in sorted(totals[group].items(), key=lambda item: -item[1]):
             yield f"{100 * share:6.1f}%  {title}{key}"
+    yield from _saved_lines(report)
     notes = Counter(note for entry in entries for note in entry.notes)
     for note, count in notes.items():
         yield f"note: {count} products: {note}"
@@ -127,6 +128,23 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
         )
     if report.lowering:
         yield f"quantization runs on: {report.lowering}"
+
+
+def _saved_lines(report: Report) -> Iterable[str]:
+    """Say what is saved for the backward, and in what; nothing without a stash."""
+    plain, stored = report.saved_bytes
+    if not plain:
+        return
+    sizes = f"{plain / 1e6:.2f} MB, stored in {stored / 1e6:.2f} MB ({stored / plain:.3f})"
+    yield f"saved for the backward: {sizes}:"
+    groups: dict[str, list[int]] = {}
+    for tensor in (t for group in report.saved.values() for t in group):
+        what = f"high: {tensor.reason}" if tensor.reason else tensor.format
+        what += ", exactly: quantized already" if tensor.exact else ""
+        entry = groups.setdefault(what, [0, 0, 0])
+        entry[:] = [entry[0] + 1, entry[1] + tensor.bytes, entry[2] + tensor.stored]
+    for what, (count, size, kept) in sorted(groups.items(), key=lambda item: -item[1][2]):
+        yield f"{100 * kept / stored:6.1f}%  {count} tensors, {size / 1e6:.2f} MB in {kept / 1e6:.2f}: {what}"
 
 
 def operand_text(entry: Entry) -> str:

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
         unpack_state_dict,
     )
     from qgraph.training.run import Run
+    from qgraph.training.trainer import QGraphCallback
 
 _HOMES = {
     "CheckpointCallback": "qgraph.training.checkpoint",
     "last_checkpoint": "qgraph.training.checkpoint",
+    "QGraphCallback": "qgraph.training.trainer",
     "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
     "convert": "qgraph.backend.convert",
@@ -47,9 +49,9 @@ _HOMES = {
     "unpack_state_dict": "qgraph.training.optimizer",
 }
 __all__ = [
-    "CheckpointCallback", "CoverageCallback", "QGraphError", "QGraphWarning", "Run", "compile", "conversion",
-    "convert", "coverage", "last_checkpoint", "load", "load_policy", "optimizer_for",
-    "quantize_optimizer", "state_bytes", "unpack_state_dict",
+    "CheckpointCallback", "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run",
+    "compile", "conversion", "convert", "coverage", "last_checkpoint", "load", "load_policy",
+    "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
 ]  # fmt: skip
 
 

@@ -27,14 +27,21 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, help="Alternating rounds; medians are printed.")
     ] = 9,
+    telemetry: Annotated[
+        int, typer.Option(min=0, help="Also time telemetry every so many steps; 0: leave it out.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
+    For example: qgraph bench --policy nvfp4 --telemetry 100
+
     JSON keys: model, policy, target, lowering (how many products run how), device, tokens, rounds;
     plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one step,
     above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time spent
-    in qgraph's passes, and pass_share, of its first call.
+    in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry: every, idle
+    and look (steps without and with a look at every quantizer, over qgraph's), overhead (a share of
+    qgraph's step, when one step of `every` looks).
     """
     chosen = load_policy(policy)
     with progress(rounds + 4) as step:
@@ -42,9 +49,10 @@ def bench(
         import torch
 
         from qgraph.backend.examples import example_inputs
-        from qgraph.backend.jit import check_target, compile, coverage
+        from qgraph.backend.jit import check_target, compile, coverage, enter_stage
         from qgraph.backend.measure import measure, training_step
         from qgraph.backend.models import load_model
+        from qgraph.ops.observe import make_recorder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         plain = load_model(model).to(device)
@@ -54,8 +62,26 @@ def bench(
         quantized = compile(copy.deepcopy(plain), chosen, target=check_target(target))
         plain.compile()
         steps = {"plain": training_step(plain, inputs), "qgraph": training_step(quantized, inputs)}
+        if telemetry:
+            observed = compile(copy.deepcopy(plain), chosen, target=check_target(target))
+            number, recorder = make_recorder()
+            enter_stage(observed, coverage(observed).policy, (number, False))
+            steps["idle"] = training_step(observed, inputs)
+
+            def look() -> None:
+                recorder.due = True
+                steps["idle"]()
+                recorder.due = False
+                recorder.clear()
+
+            steps["look"] = look
         times = measure(steps, rounds, step)
     first, second = times["plain"], times["qgraph"]
+    extra = {}
+    if telemetry:
+        idle, looks = (times.pop(name).median / second.median for name in ("idle", "look"))
+        overhead = ((telemetry - 1) * idle + looks) / telemetry - 1
+        extra["telemetry"] = {"every": telemetry, "idle": idle, "look": looks, "overhead": overhead}
     passes = coverage(quantized).pass_seconds
     share = passes / second.first_call
     result: dict[str, Any] = {
@@ -82,6 +108,7 @@ def bench(
         },
         "pass_s": passes,
         "pass_share": share,
+        **extra,
     }
     if as_json:
         print_json(result)
@@ -120,3 +147,8 @@ def bench(
     for lowering, count in result["lowering"].items():
         sys.stdout.write(f"{count} products: {lowering}\n")
     sys.stdout.write(f"qgraph's passes: {passes:.2f} s, {100 * share:.1f}% of its first call\n")
+    if telemetry:
+        sys.stdout.write(
+            f"telemetry: a step that looks takes {looks:.2f} of one without telemetry, any other "
+            f"{idle:.3f}; every {telemetry} steps that is {100 * overhead:+.1f}% of step time\n"
+        )

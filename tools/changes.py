@@ -48,7 +48,7 @@ def only_high(look: Look) -> Look:
     report = replace(
         look.report,
         products={
-            key: replace(entry, status="kept", reason="before the rewrite")
+            key: replace(entry, status="kept", operands=(), reason="before the rewrite")
             if entry.status == "quantized"
             else entry
             for key, entry in look.report.products.items()
@@ -129,27 +129,20 @@ def _same_row(one: Entry, other: Entry) -> bool:
     return parent(one) == parent(other)
 
 
-def compare_graphs(changed: Sequence[Change], first: Look, second: Look, *, before: bool) -> None:
+def compare_graphs(changed: Sequence[Change], first: Look, second: Look) -> None:
     """Fill in the graph of each change: the product and what the rewrites added in front of it."""
     if not (first.after and second.after):
         return
-    lines = read_lines(first.after), read_lines(second.after)
+    graphs = [{line.name: line for line in read_lines(look.after)} for look in (first, second)]
     # What both had before a rewrite needs no showing.
-    base = [read_lines(look.before) for look in (first, second)]
-    stops = [frozenset(line.name for line in part) for part in base]
-    stops[0] = frozenset() if before else stops[0]
-    known = [{line.name for line in part} for part in lines]
+    stops = [{line.name for line in read_lines(look.before)} for look in (first, second)]
     for change in changed:
-        texts = []
-        for part, stop, names, node in zip(lines, stops, known, change.nodes, strict=True):
-            if node not in names:
-                texts.append([])
-                continue
-            only = [n for n in part if n.name == node] if before and part is lines[0] else None
-            texts.append(shown(only or slice_before(part, node, stop - {node})))
+        texts: list[list[str]] = []
+        for known, stop, node in zip(graphs, stops, change.nodes, strict=True):
+            texts.append(shown(slice_before(known, node, stop)) if node in known else [])
         change.graph = [
             line
-            for line in difflib.unified_diff(*texts, lineterm="", n=3)
+            for line in difflib.unified_diff(texts[0], texts[1], lineterm="", n=3)
             if not line.startswith(("---", "+++", "@@"))
         ]
 

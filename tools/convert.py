@@ -31,6 +31,9 @@ def convert(
 ) -> None:
     """Convert MODEL as POLICY says: print what every matrix product becomes, and write OUT.
 
+    For example: qgraph convert preset:tiny-llama --policy nvfp4 --out model, then:
+    qgraph inspect model, qgraph report model
+
     OUT holds the weights and config as save_pretrained writes them, policy.yaml, graph_before.txt,
     graph_after.txt and report.json. Without --out nothing is written. The JSON's keys are those of
     report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, lookups,

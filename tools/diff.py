@@ -23,7 +23,7 @@ from qgraph.tools.changes import (
     only_high,
 )
 from qgraph.tools.look import Look, is_artifact, look_at
-from qgraph.tools.screen import print_json, progress
+from qgraph.tools.screen import print_json, progress, wrap
 from qgraph.tools.sites import find_site
 
 
@@ -78,7 +78,8 @@ def diff(
         if site is not None:
             wanted = {*find_site(site, looks[1].entries)}
             plans.changed = [change for change in plans.changed if change.site in wanted]
-        compare_graphs(plans.changed, *looks, before=second is None)
+            plans.same = len(wanted) - len(plans.changed)
+        compare_graphs(plans.changed, *looks)
         costs, ops = compare_costs(*looks), count_ops(looks)
     if as_json:
         print_json(
@@ -129,11 +130,11 @@ def _policy_lines(a: str, b: str) -> list[str]:
                 f"{name}: not a converted model (no policy.yaml)",
                 "give a directory `qgraph convert --out` wrote, or a policy",
             )
-    texts = [
+    one, two = (
         dump_policy(load_policy(f"{name}/policy.yaml" if kinds[0] else name)).splitlines()
         for name in (a, b)
-    ]
-    return [*difflib.unified_diff(*texts, a, b, lineterm="", n=1)]
+    )
+    return [*difflib.unified_diff(one, two, a, b, lineterm="", n=1)]
 
 
 def _print_policies(a: str, b: str, lines: list[str], as_json: bool) -> None:
@@ -153,8 +154,8 @@ def _plan_text(plans: Plans, names: tuple[str, str], graphs: bool) -> Iterator[s
         yield f"{count} of {count + plans.same} products change:"
     for title, group, share in group_changes(plans.changed):
         yield f"  {title}  {100 * share:.1f}% of FLOPs"
-        yield f"    - {group[0].first}"
-        yield f"    + {group[0].second}"
+        yield from wrap(f"    - {group[0].first}", "      ")
+        yield from wrap(f"    + {group[0].second}", "      ")
         shown: list[Change] = group if graphs else group[:1]
         for change in shown:
             if change.graph:
@@ -170,7 +171,8 @@ def _cost_text(
     costs: dict[str, Any], ops: dict[str, list[int]], names: tuple[str, str]
 ) -> Iterator[str]:
     yield ""
-    yield f"share of product FLOPs{'':12}{'A':>8} {'B':>8}     A: {names[0]}, B: {names[1]}"
+    yield f"A: {names[0]}, B: {names[1]}"
+    yield f"share of product FLOPs{'':12}{'A':>6} {'B':>8}"
     for name, (one, two) in costs["formats"].items():
         yield f"  {name:<30}{100 * one:7.1f}% {100 * two:7.1f}%"
     one, two = costs["quantized"].values()

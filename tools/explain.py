@@ -13,7 +13,7 @@ from qgraph.errors import QGraphError
 from qgraph.policy.trial import try_rules
 from qgraph.tools.files import check_writable, write_whole
 from qgraph.tools.graph_lines import read_lines
-from qgraph.tools.inspect import Source, flops_text
+from qgraph.tools.inspect import Source, flops_text, schedule_note
 from qgraph.tools.look import Look, is_artifact, look_at
 from qgraph.tools.operands import draw_site, steps_of
 from qgraph.tools.picture import boxes_text, draw_svg, draw_text
@@ -110,6 +110,7 @@ def _text(look: Look, name: str, entry: Entry, shared: dict[str, list[list[str]]
     share = 100 * entry.flops / (look.flops or 1)
     yield f"{name}, policy {look.policy.name}"
     yield f"{formula(entry)}: {entry.op}, {sizes}, {flops_text(entry.flops)}, {share:.1f}% of a step"
+    yield from schedule_note(look)
     yield ""
     yield "rules, in order:"
     decided = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -31,6 +31,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 class Line:
     """One node of a printed graph."""
 
+    number: int  # in the order of the graph
     name: str
     type: str  # f32[2, 16]
     op: str  # aten.mm; "input" of an input
@@ -71,7 +72,7 @@ class Line:
 
 def read_lines(text: str) -> list[Line]:
     """Return the nodes of a printed graph; the returned values are no node."""
-    lines = []
+    lines: list[Line] = []
     for row in text.splitlines():
         found = _LINE.fullmatch(row)
         if row.startswith("return ") or not found:
@@ -82,6 +83,7 @@ def read_lines(text: str) -> list[Line]:
             half, module = "", half
         lines.append(
             Line(
+                number=len(lines),
                 name=found["name"],
                 type=found["type"],
                 op=op,
@@ -111,19 +113,19 @@ def within(lines: Iterable[Line], module: str) -> list[Line]:
     return [n for n in lines if n.module == module or n.module.startswith(f"{module}.")]
 
 
-def slice_before(lines: Sequence[Line], product: str, stop: frozenset[str]) -> list[Line]:
+def slice_before(known: Mapping[str, Line], product: str, stop: Collection[str]) -> list[Line]:
     """Return `product` and the nodes it reads, in order, back to nodes named in `stop` and inputs.
 
-    What `stop` holds is what the graph had before the rewrite, so that the rest is what it added.
+    `known` holds the graph's nodes by name. What `stop` holds is what the graph had before the
+    rewrite, so that the rest is what it added; the product itself is never left out.
     """
-    known = {line.name: line for line in lines}
     wanted, frontier = {product}, [product]
     while frontier:
-        for source in known[frontier.pop()].sources if frontier else ():
+        for source in known[frontier.pop()].sources:
             if source in known and source not in wanted and source not in stop:
                 wanted.add(source)
                 frontier.append(source)
-    return [line for line in lines if line.name in wanted]
+    return sorted((known[name] for name in wanted), key=lambda line: line.number)
 
 
 def bytes_text(size: int | None) -> str:

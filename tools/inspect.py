@@ -12,7 +12,7 @@ import typer
 from qgraph.errors import ArtifactError
 from qgraph.tools.graph_lines import Line, bytes_text, read_lines, within
 from qgraph.tools.look import HIGH, Look, look_at
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.screen import print_json, progress, width, wrap
 from qgraph.tools.sites import check_module, pick, site_names
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: boo
 
     shapes = ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in look.inputs.items())
     high = look.policy.name == HIGH
-    yield f"{look.source}, {'no policy' if high else f'policy {look.policy.name}'}; {shapes}"
+    named = "no policy" if high else f"policy {look.policy.name}"
+    yield f"{look.source}, {named}" + (f"; {shapes}" if shapes else "")
+    yield from schedule_note(look)
     yield ""
     shown = [_plain(entry) for entry in chosen] if high else chosen
     yield from _site_lines(look, shown) if sites else table_lines(shown, width())
@@ -143,7 +145,14 @@ def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: boo
         totals = make_totals(chosen)
         for group, title in (("formats", ""), ("kept", ""), ("not_quantized", "not quantized: ")):
             for name, share in sorted(totals[group].items(), key=lambda item: -item[1]):
-                yield from _wrap(f"{100 * share:6.1f}%  {title}{name}", " " * 9)
+                yield from wrap(f"{100 * share:6.1f}%  {title}{name}", " " * 9)
+
+
+def schedule_note(look: Look) -> Iterator[str]:
+    """Yield, of a policy with a schedule, that the plan shown is the one a run begins with."""
+    if look.policy.schedule:
+        texts = "; ".join(switch.text for switch in look.policy.schedule)
+        yield from wrap(f"the plan a run begins with; then, by the schedule: {texts}", "  ")
 
 
 def _plain(entry: Entry) -> Entry:
@@ -158,7 +167,7 @@ def _site_lines(look: Look, chosen: Sequence[Entry]) -> Iterator[str]:
         name = names.get(_key(entry), entry.module)
         words = [f"{o.kind} {o.format}" for o in entry.operands if entry.status == "quantized"]
         share = 100 * entry.flops / (look.flops or 1)
-        yield from _wrap(f"{share:5.1f}%  {name}  {', '.join(words) or entry.reason}", " " * 8)
+        yield from wrap(f"{share:5.1f}%  {name}  {', '.join(words) or entry.reason}", " " * 8)
 
 
 def _named(look: Look) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -183,19 +192,7 @@ def graph_lines_text(lines: Sequence[Line]) -> Iterator[str]:
         call = line.op if line.op == "input" else f"{line.op}({line.arguments})"
         call += "" if line.packed is None else f"  packed {bytes_text(line.packed)}"
         left = f"  {line.name:<{min(names, 18)}}  {line.type:<{types}} {size:>7}  "
-        yield from _wrap(left + call, " " * min(len(left), 40))
-
-
-def _wrap(text: str, indent: str) -> list[str]:
-    # textwrap would merge the columns' spaces: only the tail after the first wrapped word is broken.
-    rows: list[str] = []
-    room = max(width(), 60)
-    while len(text) > room:
-        cut = text.rfind(" ", len(indent) + 1, room + 1)
-        cut = cut if cut > len(indent) else room
-        rows.append(text[:cut].rstrip())
-        text = indent + text[cut:].lstrip()
-    return [*rows, text.rstrip()]
+        yield from wrap(left + call, " " * min(len(left), 40))
 
 
 def flops_text(flops: float) -> str:

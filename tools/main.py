@@ -15,6 +15,7 @@ from qgraph.tools.bench import bench
 from qgraph.tools.check import check
 from qgraph.tools.compile import compile
 from qgraph.tools.convert import convert
+from qgraph.tools.cost import cost
 from qgraph.tools.diff import diff
 from qgraph.tools.explain import explain
 from qgraph.tools.formats import formats
@@ -24,9 +25,12 @@ from qgraph.tools.recipes import recipes
 from qgraph.tools.report import report
 from qgraph.tools.reproduce import reproduce
 from qgraph.tools.train import train
+from qgraph.tools.whatif import whatif
 
+INTERRUPTED = 130
 app = typer.Typer(
-    help="Low-precision training by rewriting the training graph.",
+    help="Low-precision training by rewriting the training graph. For example: qgraph convert "
+    "preset:tiny-llama --policy nvfp4 --out model, then qgraph report model.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -34,7 +38,7 @@ app = typer.Typer(
 )
 for command in (
     convert, train, bench, compile, inspect, explain, diff, report, check, formats, recipes,
-    reproduce, predict,
+    reproduce, predict, cost, whatif,
 ):  # fmt: skip
     app.command()(command)
 
@@ -51,9 +55,13 @@ def main() -> None:
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except SystemExit as stop:  # typer makes an exit of an interrupt
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("interrupted: nothing was left behind\n")
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing was left behind\n")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

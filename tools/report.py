@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError
+from qgraph.tools.curves import find_telemetry, read_losses, read_telemetry
 from qgraph.tools.dot import draw_dot
 from qgraph.tools.files import check_writable, write_whole
 from qgraph.tools.inspect import Source
@@ -43,6 +44,12 @@ def report(
     values: Annotated[
         bool, typer.Option(help="Run one step and measure what each operand holds.")
     ] = True,
+    telemetry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Telemetry of a run; SOURCE's own is found by itself."
+        ),
+    ] = None,
     model_explorer: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Also write Google's Model Explorer's.")
     ] = None,
@@ -69,8 +76,10 @@ def report(
     for file, suffix in ((out, ".html"), (model_explorer, ".json"), (dot, ".dot")):
         if file is not None:
             check_writable(file, suffix)
-    curves = read_curves(source) if is_run(source) else None
+    curves = read_losses(source) if is_run(source) else None
     place = _model_of(source, curves, policy) if curves is not None else source
+    telemetry = telemetry or find_telemetry(place, source)
+    watched = None if telemetry is None else read_telemetry(telemetry)
     if policy is None and not is_artifact(place):
         policy = "nvfp4"
     with progress(6) as step:
@@ -81,7 +90,7 @@ def report(
             measure(look, place, text, *_sizes(look, batch, length), step) if values else None
         )
         step("writing")
-        data = report_data(look, measured, curves)
+        data = report_data(look, measured, curves, watched)
         write_whole(out, make_page(data))
         if model_explorer is not None:
             write_whole(model_explorer, json.dumps(explorer_json(data)) + "\n")
@@ -111,21 +120,6 @@ def make_page(data: dict[str, Any]) -> str:
         head, _, tail = page.partition(mark)
         page = head + part + tail
     return page
-
-
-def read_curves(source: str) -> dict[str, Any]:
-    """Return what `qgraph train` wrote of its losses.
-
-    Raises: ArtifactError if it cannot be read.
-    """
-    file = Path(source).expanduser() / "losses.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        losses = {str(k): [[s, v] for s, v in points] for k, points in found["losses"].items()}
-        keys = ("policy", "baseline", "held_out", "gap_percent", "step_ratio")
-        return {"losses": losses, **{key: found[key] for key in keys}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file}: cannot be read: {error!r}", "train again") from error
 
 
 def _model_of(source: str, curves: dict[str, Any], policy: str | None) -> str:

@@ -11,6 +11,7 @@ from qgraph.formats import Codebook, find_element, parse_format
 from qgraph.policy import dump_policy
 from qgraph.policy.trial import try_rules
 from qgraph.tools.changes import describe, operand_bits
+from qgraph.tools.curves import Telemetry, means
 from qgraph.tools.flow import product_flow
 from qgraph.tools.graph_lines import read_lines, slice_before
 from qgraph.tools.look import Look
@@ -41,7 +42,10 @@ class Texts:
 
 
 def report_data(
-    look: Look, values: Measured | None, curves: dict[str, Any] | None
+    look: Look,
+    values: Measured | None = None,
+    curves: dict[str, Any] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> dict[str, Any]:
     """Return all that the report shows, as plain data.
 
@@ -51,22 +55,26 @@ def report_data(
     """
     from qgraph.passes import make_totals, report_text
 
-    names = site_names(look.entries)
+    names = in_reading_order(site_names(look.entries))
     lines = read_lines(look.after)
     before = read_lines(look.before)
-    old, rows = {line.name: line.text for line in before}, {line.name: line.text for line in lines}
-    stop = frozenset(old)
+    old, known = {line.name: line.text for line in before}, {line.name: line for line in lines}
     shared = shared_codes(lines, names)
     texts = Texts()
     numbers = {entry.node: number for number, entry in enumerate(names.values())}
     sites = []
     for name, entry in names.items():
         site = _site(look, name, entry, texts)
-        after = slice_before(lines, entry.node, stop - {entry.node}) if entry.node in rows else []
+        after = slice_before(known, entry.node, old) if entry.node in known else []
         site["before"] = _code(old.get(entry.node, ""))
         site["after"] = "\n".join(_code(line.text) for line in after)
         site["shared"] = shared.get(name, [])
         site["values"] = _values(values, entry)
+        site["telemetry"] = {
+            kind: series
+            for kind in entry.operand_kinds
+            if (series := (telemetry or {}).get((entry.module, entry.role, kind)))
+        }
         sites.append(site)
     totals = make_totals(look.entries)
     return {
@@ -93,8 +101,24 @@ def report_data(
             "operand_bits": operand_bits(look.entries),
             "nodes": [len(before), len(lines)],
         },
-        "curves": curves,
+        "curves": _curves(curves, telemetry),
     }
+
+
+def _curves(curves: dict[str, Any] | None, telemetry: Telemetry | None) -> dict[str, Any] | None:
+    if telemetry is None:
+        return curves
+    return {"losses": {}, **(curves or {}), "telemetry": {"SQNR in dB, mean": means(telemetry)}}
+
+
+def in_reading_order(names: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return products module by module as the forward meets them: the backward runs the other way."""
+    roles = ("fprop", "dgrad", "wgrad")
+    forward = sorted(names.values(), key=lambda entry: entry.role != "fprop")
+    modules = list(dict.fromkeys(entry.module for entry in forward))
+    place = {module: number for number, module in enumerate(modules)}
+    key = {name: (place[e.module], roles.index(e.role)) for name, e in names.items()}
+    return {name: names[name] for name in sorted(names, key=lambda name: key[name])}
 
 
 def _site(look: Look, name: str, entry: Entry, texts: Texts) -> dict[str, Any]:

@@ -44,6 +44,18 @@ def width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
+def wrap(text: str, indent: str) -> list[str]:
+    """Return `text` in lines of the table's width, later ones indented; spaces between words stay."""
+    rows: list[str] = []
+    room = max(width(), 60)
+    while len(text) > room:
+        cut = text.rfind(" ", len(indent) + 1, room + 1)
+        cut = cut if cut > len(indent) else room
+        rows.append(text[:cut].rstrip())
+        text = indent + text[cut:].lstrip()
+    return [*rows, text.rstrip()]
+
+
 def print_json(value: Any) -> None:
     """Print `value` as indented JSON."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")

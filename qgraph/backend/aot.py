@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,9 @@ from torch.fx import Graph, GraphModule
 from qgraph.backend.attention import take_attention_apart
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts
+from qgraph.backend.partition import Partitioner
 from qgraph.errors import ModelError
-from qgraph.passes import GraphFacts
+from qgraph.passes import GraphFacts, Report, SavedTensor
 from qgraph.policy import Policy
 
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
@@ -75,15 +77,41 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
     return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
 
 
-def compile_capture(captured: Capture) -> Callable[..., Any]:
+def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:
+    """Return what a (rewritten) capture saves for its backward, and how the policy's stash stores it.
+
+    The capture is not changed.
+    """
+    report = Report(policy=policy)
+    graph = copy.deepcopy(captured.graph)
+    module = GraphModule(captured.joint.graph_module, graph)
+    (output,) = graph.find_nodes(op="output")
+    kinds = [type(desc).__name__ for desc in output.meta["desc"]]
+    gradients = (i for i, kind in enumerate(kinds) if kind == "GradAOTOutput")  # results come first
+    results = next(gradients, len(kinds))
+    _partitioner(captured, policy, report)(module, (), num_fwd_outputs=results)
+    return report.saved[None]
+
+
+def _partitioner(captured: Capture, policy: Policy, report: Report) -> Partitioner:
+    return Partitioner(
+        policy=policy, report=report, facts=lambda _: captured.facts, frame=None, key=""
+    )
+
+
+def compile_capture(captured: Capture, policy: Policy | None = None) -> Callable[..., Any]:
     """Compile a (rewritten) capture with Inductor; the result takes the captured keyword inputs.
 
-    It reads the model's own parameters, so that a backward leaves gradients in them.
+    It reads the model's own parameters, so that a backward leaves gradients in them. What it saves
+    for the backward is stored as the policy's stash says.
     """
+    partition: Any = min_cut_rematerialization_partition
+    if policy is not None:
+        partition = _partitioner(captured, policy, Report(policy=policy))
     captured.joint.graph_module.recompile()
     compiled = aot_compile_joint_with_descriptors(
         captured.joint,
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition,
         fw_compiler=compile_fx_inner,
         bw_compiler=compile_fx_inner,
     )

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from qgraph.backend.convert import Conversion
-from qgraph.backend.jit import compile
+from qgraph.backend.jit import compile, coverage
 from qgraph.backend.models import load_model
 from qgraph.errors import ArtifactError
 from qgraph.passes import report_json
-from qgraph.policy import dump_policy, load_policy
+from qgraph.policy import Policy, dump_policy, load_policy
 
 # What a tokenizer or processor needs; copied so that the artifact is a complete model directory.
 _COMPANIONS = (
@@ -92,6 +92,13 @@ def write_artifact(model: Any, found: Conversion, folder: Path, source: str | No
             for file in Path(source).glob(pattern):
                 if file.is_file() and not (folder / file.name).exists():
                     shutil.copyfile(file, folder / file.name)
+
+
+def write_plan(model: nn.Module, policy: Policy, folder: Path) -> None:
+    """Write the plan that a compiled `model` ran under beside its weights: policy.yaml and report.json."""
+    (folder / "policy.yaml").write_text(dump_policy(policy), encoding="utf-8")
+    report = {"inputs": {}, **report_json(coverage(model))}
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def load(directory: str | os.PathLike[str]) -> nn.Module:

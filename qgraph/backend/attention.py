@@ -33,7 +33,7 @@ def take_attention_apart(module: GraphModule, policy: Policy, outline: Outline |
     ]
     blocks = outline.blocks if outline else stacks_of(path for _, _, path in calls)
     for graph, node, path in calls:
-        if _quantized(policy, Layer.at(path, blocks)):
+        if quantizes_attention(policy, Layer.at(path, blocks)):
             node.target = attention_in_parts
             graph.recompile()
 
@@ -49,8 +49,8 @@ def attention_in_parts(*args: Any, **kwargs: Any) -> Tensor:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
 
 
-def _quantized(policy: Policy, layer: Layer) -> bool:
-    """Whether `policy` quantizes an operand of either product, or of their gradients."""
+def quantizes_attention(policy: Policy, layer: Layer) -> bool:
+    """Whether `policy` quantizes an operand of either product of attention, or of their gradients."""
     return any(
         operand.changes
         for op in ATTENTION

@@ -12,9 +12,10 @@ from unittest import mock
 from torch import Tensor
 from torch._inductor import config, ir
 from torch._inductor.codegen.triton import TritonScheduling
-from torch._inductor.compile_fx import _recursive_post_grad_passes, view_to_reshape
+from torch._inductor.compile_fx import _recursive_post_grad_passes
 from torch._inductor.debug import DebugContext
 from torch._inductor.dependencies import MemoryDep
+from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import Scheduler
 from torch._inductor.utils import Placeholder, get_dtype_size
@@ -56,7 +57,8 @@ def generate(module: GraphModule, *, backward: bool) -> Program:
     mode = next(value.fake_mode for value in inputs if hasattr(value, "fake_mode"))
     view_to_reshape(module)
     calls: list[Call] = []
-    define, extern = TritonScheduling.define_kernel, Scheduler.codegen_extern_call
+    define: Any = TritonScheduling.define_kernel
+    extern: Any = Scheduler.codegen_extern_call
 
     def define_kernel(self: Any, source: str, schedule: Any, kernel: Any) -> str:
         name: str = define(self, source, schedule, kernel)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from qgraph.backend.aot import capture
+from qgraph.backend.aot import capture, saved_tensors
 from qgraph.backend.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering
@@ -80,6 +80,8 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
     plans = rewrite(captured.graph, policy, captured.facts, until="share")
     report.add(plans, lookups=lookups(captured.graph, captured.facts.modules))
+    if policy.stash:
+        report.saved[None] = saved_tensors(captured, policy)
     # A model of nothing but products qgraph cannot quantize is reported; this is about the rules.
     found = {entry.status for entry in report.entries}
     if (

@@ -16,7 +16,7 @@ from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
 from qgraph.backend.outline import Layer, Outline
-from qgraph.backend.parallel import whole_graphs
+from qgraph.backend.parallel import among_processes
 from qgraph.backend.parameters import store_parameters
 from qgraph.backend.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
@@ -100,15 +100,19 @@ def compile(
     return model
 
 
-def enter_stage(model: nn.Module, policy: Policy) -> Report:
+def enter_stage(
+    model: nn.Module, policy: Policy, observe: tuple[int, bool] | None = None
+) -> Report:
     """Compile `model` anew under `policy`, a stage of the one it was compiled under; return the report.
+
+    `observe` is the number of a telemetry recorder, and whether it looks at products.
 
     The code of the stage before is still there: see `replace_call`.
 
     Raises: ModelError as `coverage`.
     """
     known = compiled_by_us(model)
-    outline = replace(known.outline, weights=Outline.of(model).weights)
+    outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
     _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
     return _COMPILED[model].report
 
@@ -137,7 +141,7 @@ def _enter(
     )
     backend = make_backend(policy, report, outline, target=target, codegen=codegen)
     _compile_in_place(model, backend, options)
-    model._compiled_call_impl = whole_graphs(model._compiled_call_impl)  # type: ignore[arg-type]
+    model._compiled_call_impl = among_processes(model._compiled_call_impl, model)  # type: ignore[arg-type]
     if policy.min_flops is not None and model._compiled_call_impl is not None:
         model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
     _COMPILED[model] = Compiled(

@@ -15,12 +15,15 @@ from torch.fx import GraphModule
 from qgraph.backend.blueprint import Blueprint, draw
 from qgraph.backend.chips import Chip
 from qgraph.backend.codegen import Call, generate
+from qgraph.backend.launches import compile_launch, launches_of
 from qgraph.backend.machine_code import MachineCode, compile_generated
 from qgraph.backend.retarget import move_to_gpu
 from qgraph.backend.roofline import Work, work_of
 from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
+from qgraph.ops.gpu import Launch
 from qgraph.passes import Report, graph_text, module_path, rewrite
+from qgraph.passes.report import Entry
 from qgraph.policy import Policy
 
 
@@ -49,7 +52,7 @@ class Step:
 
     policy: str
     kernels: tuple[Kernel, ...]
-    report: Report = field(repr=False)
+    products: tuple[Entry, ...] = field(repr=False)  # of the whole model
     parameters: int
     sources: Mapping[str, str] = field(repr=False)  # programs and graphs as text, by file name
 
@@ -82,9 +85,12 @@ def compile_step(
     batch: int,
     length: int,
     dtype: torch.dtype = torch.bfloat16,
+    machine_code: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Step:
     """Generate and compile the training step of the model called `name` for `chip`.
+
+    Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
 
     Raises: ModelError if Triton is missing, or as `draw` and `capture`.
     """
@@ -94,24 +100,29 @@ def compile_step(
     captured = blueprint.capture(policy)
     move_to_gpu(captured.graph)
     report = Report(policy=policy)
-    plans = rewrite(captured.graph, policy, captured.facts, target="emulate")
-    report.add(plans)
+    with standing_in(chip):
+        report.add(rewrite(captured.graph, policy, captured.facts, target="native"))
     sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
     kernels: list[Kernel] = []
-    compiled: dict[str, MachineCode] = {}
+    compiler = _Compiler(
+        chip=chip, blueprint=blueprint, modules=captured.facts.modules, machine_code=machine_code
+    )
     with fresh_inductor_cache(), standing_in(chip):
         halves = _halves(captured.joint.graph_module)
         for half, module in zip(("forward", "backward"), halves, strict=True):
             say(f"{policy.name}: generating the {half}")
             program = generate(module, backward=half == "backward")
             sources[f"{half}.py"] = program.text
-            say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
+            if machine_code:
+                say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
             for call in program.calls:
-                kernels += _kernels(call, half, chip, blueprint, captured.facts.modules, compiled)
+                kernels += compiler.kernels(call, half)
     return Step(
         policy=policy.name,
         kernels=tuple(kernels),
-        report=report,
+        products=tuple(
+            entry for entry in report.entries for _ in range(blueprint.count_of(entry.module))
+        ),
         parameters=blueprint.parameters,
         sources=sources,
     )
@@ -140,28 +151,57 @@ def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
     return halves
 
 
-def _kernels(
-    call: Call,
-    half: str,
-    chip: Chip,
-    blueprint: Blueprint,
-    modules: Mapping[str, str],
-    compiled: dict[str, MachineCode],
-) -> list[Kernel]:
-    places = [path for node in call.origins if (path := module_path(node, modules))]
-    place = places[-1] if places else ""
-    common: dict[str, Any] = {
-        "half": half,
-        "nodes": tuple(node.name for node in call.origins),
-        "place": place,
-        "count": blueprint.count_of(place),
-    }
-    if call.source:
-        if call.source not in compiled:
-            compiled[call.source] = compile_generated(call.source, call.name, chip)
-        work = Work(minimum=call.minimum, moved=call.moved, bandwidth=chip.device.bandwidth)
-        return [
-            Kernel(name=call.name, kind="triton", work=work, code=compiled[call.source], **common)
-        ]
-    work, note = work_of(call, chip)
-    return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]
+@dataclass(frozen=True, kw_only=True)
+class _Compiler:
+    """Turns the calls of a program into kernels; each different one is compiled once."""
+
+    chip: Chip
+    blueprint: Blueprint
+    modules: Mapping[str, str]
+    machine_code: bool
+    compiled: dict[str, MachineCode] = field(default_factory=dict)
+
+    def kernels(self, call: Call, half: str) -> list[Kernel]:
+        places = [path for node in call.origins if (path := module_path(node, self.modules))]
+        place = places[-1] if places else ""
+        common: dict[str, Any] = {
+            "half": half,
+            "nodes": tuple(node.name for node in call.origins),
+            "place": place,
+            "count": self.blueprint.count_of(place),
+        }
+        bandwidth = self.chip.device.bandwidth
+        work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)
+        if call.source:
+            code = self._code(
+                call.source, lambda: compile_generated(call.source, call.name, self.chip)
+            )
+            return [Kernel(name=call.name, kind="triton", work=work, code=code, **common)]
+        if call.name == "qgraph.seed.default":
+            return []  # drawn on the CPU
+        if call.name.startswith("qgraph."):
+            launches, note = launches_of(call.node)
+            if launches:
+                return [self._launched(launch, common) for launch in launches]
+            return [
+                Kernel(name=call.name, kind="qgraph", work=work, code=None, note=note, **common)
+            ]
+        work, note = work_of(call, self.chip)
+        return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]
+
+    def _launched(self, launch: Launch, common: dict[str, Any]) -> Kernel:
+        key = repr((launch.kernel, launch.signature, launch.constants))
+        code = self._code(key, lambda: compile_launch(launch, self.chip))
+        device, rate = self.chip.device, {}
+        if launch.flops:
+            rate = {"flops": launch.flops, "kind": "fp4", "rate": device.peaks["fp4"]}
+        work = Work(minimum=launch.minimum, moved=launch.moved, bandwidth=device.bandwidth, **rate)  # type: ignore[arg-type]
+        name = f"qgraph_{launch.kernel}"
+        return Kernel(name=name, kind="qgraph", work=work, code=code, **common)
+
+    def _code(self, key: str, make: Callable[[], MachineCode]) -> MachineCode | None:
+        if not self.machine_code:
+            return None
+        if key not in self.compiled:
+            self.compiled[key] = make()
+        return self.compiled[key]

@@ -13,14 +13,20 @@ from qgraph.backend.offline import Kernel, Step
 from qgraph.passes import make_totals
 
 ASSUMPTIONS = (
-    "nothing ran: a kernel takes the longer of its bytes at the peak bandwidth and its operations at "
-    "the peak of their kind, which real kernels do not reach; launches, the optimizer and "
-    "communication are left out",
-    "a kernel reads and writes each buffer once, and again for each later pass over it; caches are "
-    "not counted",
-    "library calls (products, attention) are taken to move their operands and results once",
-    "each generated kernel is compiled with the first configuration Inductor's heuristics list; "
-    "its joint-graph pattern matching is left out",
+    (
+        "nothing ran: a kernel takes the longer of its bytes at the peak bandwidth and its operations "
+        "at the peak of their kind, which real kernels do not reach; launches, the optimizer and "
+        "communication are left out"
+    ),
+    (
+        "a kernel reads and writes each buffer once, and again for each later pass over it; caches "
+        "are not counted"
+    ),
+    "products and attention are taken to move their operands and results once",
+    (
+        "each generated kernel is compiled with the first configuration Inductor's heuristics list; "
+        "its joint-graph pattern matching is left out"
+    ),
 )
 _SHOWN = 16
 
@@ -28,7 +34,7 @@ _SHOWN = 16
 def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
     device = chip.device
-    lowered = Counter(e.lowering for e in quantized.report.quantized)
+    lowered = Counter(e.lowering for e in quantized.products if e.status == "quantized")
     return {
         "model": model,
         "policy": quantized.policy,
@@ -52,14 +58,15 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
         },
         "speedup": plain.seconds / quantized.seconds,
         "products": dict(lowered),
-        "coverage": make_totals(quantized.report.entries),
+        "coverage": make_totals(quantized.products),
     }
 
 
 def _step(step: Step) -> dict[str, Any]:
-    kinds: Counter[str] = Counter()
+    kinds: dict[str, float] = {}
     for kernel in step.kernels:
-        kinds[_kind(kernel)] += kernel.count * kernel.work.seconds
+        kind = _kind(kernel)
+        kinds[kind] = kinds.get(kind, 0.0) + kernel.count * kernel.work.seconds
     spilling = {k.name for k in step.kernels if k.code is not None and k.code.spills}
     return {
         "step_s": step.seconds,
@@ -135,8 +142,11 @@ def comparison_text(found: dict[str, Any], width: int) -> str:
     lines += ["", *_kernel_lines(quantized["calls"], quantized["step_s"], width), ""]
     extra = quantized["moved_bytes"] / max(1, quantized["minimum_bytes"]) - 1
     tail = [
-        f"quantization adds {found['added']['kernels']} kernels and {found['added']['bytes'] / 1e9:.3f} "
-        f"GB to a step; all kernels move {100 * extra:.1f}% more than they must",
+        (
+            f"quantization adds {found['added']['kernels']} kernels and "
+            f"{found['added']['bytes'] / 1e9:.3f} GB to a step; all kernels move {100 * extra:.1f}% "
+            "more than they must"
+        ),
         f"predicted by roofline: {found['speedup']:.2f} times the speed of bf16",
         *(f"{count} quantized products: {how}" for how, count in found["products"].items()),
         *(f"assumed: {text}" for text in found["assumptions"]),

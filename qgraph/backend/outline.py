@@ -22,6 +22,8 @@ class Outline:
     weights: dict[int, str]  # parameters that are most likely a product's operand: name by id
     history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
     owner: Callable[[], nn.Module | None] = lambda: None  # the model, while it is alive
+    # The recorder of telemetry, and whether it looks at products: see `qgraph.ops.observe`.
+    observe: tuple[int, bool] | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> Outline:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -23,6 +27,19 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+_ALONE: ContextVar[Processes | None] = ContextVar("alone", default=None)
+
+
+@contextmanager
+def alone_as(stream: int) -> Iterator[None]:
+    """Within the block, give graphs of this single process the random bits of process `stream` of many."""
+    token = _ALONE.set(Processes(splits={}, stream=stream))
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 class Meshes:
     """The meshes a model's weights are split over, as far as graphs have shown them."""
 
@@ -37,7 +54,7 @@ class Meshes:
         Raises: ModelError if a weight is split in a way qgraph does not follow.
         """
         if not is_distributed():
-            return None
+            return _ALONE.get()
         found = {
             str(i): split for i, v in enumerate(inputs) if _is_split(v) and (split := _split(v))
         }
@@ -119,16 +136,31 @@ def _outside_fsdp(model: nn.Module) -> Iterable[torch.Tensor]:
     return (p for p in model.parameters() if id(p) not in kept)
 
 
-def whole_graphs(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `call` such that under DDP a graph is not cut where DDP's buckets end.
+def among_processes(call: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
+    """Return `call`, a compiled one, with what Dynamo must do otherwise under DDP and FSDP.
 
-    The pieces would be compiled with stand-ins for the weights, which no rule then recognizes.
+    DDP: graphs are not cut where its buckets end: the pieces would be compiled with stand-ins for the
+    weights, which no rule then recognizes. FSDP: each wrapped block is a graph of its own, of one code
+    with the others of its class, so that Dynamo's limit of graphs counts them together.
     """
+    blocks = 0
+    wrapped = ref(model)
 
-    def whole(*args: Any, **kwargs: Any) -> Any:
+    def held(*args: Any, **kwargs: Any) -> Any:
+        nonlocal blocks
         if not is_distributed():
             return call(*args, **kwargs)
-        with dynamo_config.patch(optimize_ddp=False):
+        blocks = blocks or _most_alike(wrapped())
+        limit = dynamo_config.recompile_limit * blocks
+        with dynamo_config.patch(optimize_ddp=False, recompile_limit=limit):
             return call(*args, **kwargs)
 
-    return whole
+    return held
+
+
+def _most_alike(model: nn.Module | None) -> int:
+    """Return how many modules of one class FSDP wraps, at least 1."""
+    from torch.distributed.fsdp import FSDPModule
+
+    modules = [] if model is None else model.modules()
+    return max(Counter(type(m) for m in modules if isinstance(m, FSDPModule)).values(), default=1)

@@ -68,10 +68,11 @@ def _not_head(module: nn.Module, name: str) -> bool:
 class _FakeQuantLinear(nn.Module):
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight: Any = linear.weight
+        self.bias: Any = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _FakeQuantProduct.apply(x, self.weight)
+        out: Tensor = _FakeQuantProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias
 
 

@@ -57,7 +57,8 @@ def _on_gpu(value: Any) -> Any:
 def _attention(graph: Graph, node: Node) -> None:
     """Put the GPU's attention in the place of `node` and of its backward, if it has one."""
     query, key, value, *rest = node.args
-    dropout, causal = [*rest, *(0.0, False)[len(rest) :]]
+    dropout: Any = rest[0] if rest else 0.0
+    causal: Any = rest[1] if len(rest) > 1 else False
     mask, scale = node.kwargs.get("attn_mask"), node.kwargs.get("scale")
     backward = [
         user

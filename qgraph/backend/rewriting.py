@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.backends.common import aot_autograd
@@ -27,8 +27,18 @@ from qgraph.backend.cache_key import cache_key
 from qgraph.backend.decompositions import decompositions
 from qgraph.backend.outline import Outline, graph_facts, input_index
 from qgraph.backend.parallel import Meshes, name_splits
+from qgraph.backend.partition import Partitioner
 from qgraph.errors import GraphError, QGraphError, QGraphWarning
-from qgraph.passes import Processes, Report, Target, insert_check, lookups, rewrite
+from qgraph.passes import (
+    GraphFacts,
+    Processes,
+    Report,
+    Target,
+    insert_check,
+    insert_observe,
+    lookups,
+    rewrite,
+)
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -67,7 +77,7 @@ def make_backend(
             )
         if outline is not None:
             report.not_captured -= outline.seen(inputs)
-        rewriting = _Rewrite(
+        rewriting = Rewrite(
             policy=policy,
             report=report,
             parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
@@ -82,10 +92,13 @@ def make_backend(
         # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
         # keyed by the rewritten graph and `uuid`, stays on.
         with functorch_config.patch(enable_autograd_cache=False):
+            patches: dict[str, Any] = {"joint_custom_pre_pass": rewriting}
+            if policy.stash:
+                patches["custom_partitioner_fn"] = rewriting.partitioner()
             compiled: Any = compile_fx(
                 module,
                 inputs,
-                config_patches={"joint_custom_pre_pass": rewriting},
+                config_patches=patches,
                 decompositions=decompositions(),
             )
         return compiled  # type: ignore[no-any-return]
@@ -110,14 +123,14 @@ def _guard_modules(module: GraphModule) -> None:
 
 
 def _run_op_by_op(
-    rewriting: _Rewrite, module: GraphModule, inputs: Sequence[Any]
+    rewriting: Rewrite, module: GraphModule, inputs: Sequence[Any]
 ) -> Callable[..., Any]:
     def partition(
         joint: GraphModule, joint_inputs: Any, **kwargs: Any
     ) -> tuple[GraphModule, GraphModule]:
         rewriting(joint.graph)
         joint.recompile()
-        return min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)  # type: ignore[no-any-return]
+        return rewriting.partitioner()(joint, joint_inputs, **kwargs)
 
     def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
         rewriting(graph_module.graph)
@@ -138,7 +151,7 @@ def _run_op_by_op(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rewrite(CustomGraphPass):
+class Rewrite(CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
     policy: Policy
@@ -150,10 +163,15 @@ class _Rewrite(CustomGraphPass):
     processes: Processes | None  # with splits by number of the input
     check: int  # with QGRAPH_VERIFY=1 the graph's own number, else 0
 
-    def __call__(self, graph: Graph) -> None:
-        start = time.perf_counter()
+    def facts(self, graph: Graph) -> GraphFacts:
+        """Return what the passes must know about a joint graph."""
         facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
-        facts = replace(facts, processes=name_splits(self.processes, graph))
+        return replace(facts, processes=name_splits(self.processes, graph))
+
+    def __call__(self, graph: Graph) -> None:
+        """Rewrite a joint graph in place, and report it."""
+        start = time.perf_counter()
+        facts = self.facts(graph)
         try:
             plans = rewrite(graph, self.policy, facts, target=self.target)
         except QGraphError:
@@ -162,6 +180,11 @@ class _Rewrite(CustomGraphPass):
             raise GraphError(f"a pass failed on this graph: {error!r}") from error
         if self.check:
             self.report.checked += insert_check(graph, plans, self.check)
+        if self.outline is not None and self.outline.observe is not None:
+            recorder, products = self.outline.observe
+            seen, unseen = insert_observe(graph, plans, recorder, products=products)
+            self.report.observed += seen
+            self.report.not_observed += unseen
         self.report.add(plans, self.frame, lookups(graph, facts.modules))
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
@@ -173,10 +196,23 @@ class _Rewrite(CustomGraphPass):
                 stacklevel=2,
             )
 
+    def partitioner(self) -> Partitioner:
+        """Return what cuts the graph after this pass."""
+        return Partitioner(
+            policy=self.policy,
+            report=self.report,
+            facts=self.facts,
+            frame=self.frame,
+            key=self.uuid(),
+        )
+
     def uuid(self) -> str:
+        """Return the key of code built with this policy for this model."""
         key = f"{cache_key(self.policy)} {self.target}"
         if self.check:  # never another process's code: what is checked once is remembered here
             key += f" checked {os.getpid()} {self.check}"
+        if self.outline is not None and self.outline.observe is not None:
+            key += f" observed {self.outline.observe}"
         if self.outline is None or self.outline.history is None:
             return key
         # Code that reads histories is of no use to another model, whose rows lie elsewhere.

@@ -1,4 +1,4 @@
-"""How long a kernel takes at least: its bytes at the memory's peak, its operations at the peak of their kind."""
+"""How long a kernel takes at least: its bytes and its operations at the published peaks."""
 
 from __future__ import annotations
 

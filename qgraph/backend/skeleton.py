@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 from transformers.initialization import no_init_weights
 
-from qgraph.backend.models import model_class, load_config
+from qgraph.backend.models import load_config, model_class
 
 
 def load_skeleton(name: str) -> Any:

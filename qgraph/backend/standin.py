@@ -66,7 +66,7 @@ def standing_in(chip: Chip) -> Iterator[None]:
         # Fake tensors must go on knowing that there is no device.
         absent = property(lambda _: True)
         stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", absent))
-        stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu", lambda: None))
+        stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu"))
         for name, method in _METHODS.items():
             stack.enter_context(mock.patch.object(FakeTensor, name, method, create=True))
         _forget()

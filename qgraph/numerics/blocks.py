@@ -13,10 +13,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from qgraph.formats import Block, BlockFormat, Rounding
+from qgraph.formats import Block, BlockFormat, Element, Rounding
 from qgraph.formats.rounding import NEAREST
 from qgraph.numerics import dialects, ranges
-from qgraph.numerics.cast import round_to
+from qgraph.numerics.cast import encode, round_to
 from qgraph.numerics.noise import random_bits
 from qgraph.numerics.scales import Scales, find_scales, zero_point
 from qgraph.numerics.tiles import cut, from_tiles
@@ -44,12 +44,13 @@ class Kernels:
     """The steps that read and write every element.
 
     `largest(x, block, axis)`: see `block_amax`. `round(x, fmt, scales, axis, rounding, noise, codes)`:
-    see `round_blocks`. `error(x, values, block, axis, kind)`: see `block_error`.
+    see `round_blocks`. `error(x, values, block, axis, kind)`: see `block_error`. `encode`: see there.
     """
 
     largest: Callable[[Tensor, Block, int], Tensor]
     round: Callable[[Tensor, BlockFormat, Scales, int, Rounding, Noise | None, bool], Tensor]
     error: Callable[[Tensor, Tensor, Block, int, ErrorKind], Tensor]
+    encode: Callable[[Tensor, Element], Tensor] = encode
 
 
 def block_amax(x: Tensor, block: Block, axis: int) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 from qgraph.formats import BlockFormat, Rounding
 from qgraph.formats.rounding import NEAREST, STOCHASTIC
 from qgraph.numerics.blocks import REFERENCE, Kernels, Noise, block_scales
-from qgraph.numerics.cast import decode, encode
+from qgraph.numerics.cast import decode
 from qgraph.numerics.scales import e8m0_value
+from qgraph.numerics.tables import decode_by_table, decode_pairs
 from qgraph.numerics.tiles import check_axis, cut, from_tiles, to_tiles
 
 
@@ -66,7 +67,7 @@ def quantize(
     scales = block_scales(x32, fmt, axis, noise, kernels)
     values = kernels.round(x32, fmt, scales, axis, rounding or usual_rounding(noise), noise, True)
     padded = cut(values.movedim(axis, -1), fmt.block).flatten(-2, -1).flatten(-3, -2)
-    codes = encode(padded, fmt.element)
+    codes = kernels.encode(padded, fmt.element)
     if fmt.element.bits <= 4:
         if codes.shape[-1] % 2:
             codes = torch.nn.functional.pad(codes, (0, 1))
@@ -92,19 +93,28 @@ def dequantize(
     shape: torch.Size,
     axis: int,
     dtype: torch.dtype,
+    *,
+    tables: bool = False,
 ) -> Tensor:
     """Return the values `quantize` stored, as `fake_quant` would give them.
+
+    With `tables` codes are looked up: the same bits, faster on a CPU.
 
     Shapes: as `quantize` returns them -> `shape`.
     Dtypes: -> `dtype`.
     """
-    if fmt.element.bits <= 4:
-        codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2, -1)
+    if tables:
+        pairs = fmt.element.bits <= 4
+        found = decode_pairs(codes, fmt.element) if pairs else decode_by_table(codes, fmt.element)
+    elif fmt.element.bits <= 4:
+        found = decode(torch.stack([codes & 15, codes >> 4], -1).flatten(-2, -1), fmt.element)
+    else:
+        found = decode(codes, fmt.element)
     scale = scales.float() if scales.dtype != torch.uint8 else e8m0_value(scales)
     zero = None
     if fmt.asymmetric:
         scale, zero = scale[..., 0], scale[..., 1]
-    values = to_tiles(decode(codes, fmt.element), scale)
+    values = to_tiles(found, scale)
     if zero is not None:
         values = values + zero[..., :, None, :, None]
     whole = tensor_scale[..., None, None] if tensor_scale.dim() else tensor_scale

@@ -27,6 +27,7 @@ from qgraph.formats import (
 from qgraph.numerics import Noise
 from qgraph.numerics.blocks import ERRORS, ErrorKind, Kernels
 from qgraph.numerics.scales import Scales
+from qgraph.numerics.tables import encode_by_table
 from qgraph.numerics.tiles import check_axis
 from qgraph.ops.cpu_build import loaded, why_unavailable
 
@@ -168,7 +169,7 @@ def block_error(x: Tensor, values: Tensor, block: Block, axis: int, kind: ErrorK
     return out
 
 
-KERNELS = Kernels(largest=block_amax, round=round_blocks, error=block_error)
+KERNELS = Kernels(largest=block_amax, round=round_blocks, error=block_error, encode=encode_by_table)
 
 
 def _grid(x: Tensor, block: Block, axis: int) -> tuple[tuple[int, ...], torch.Size]:

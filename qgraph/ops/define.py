@@ -12,12 +12,15 @@
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
+    qgraph::pack(x, row, column, ...)               NVFP4 for a matrix unit, both orientations at once
+    qgraph::nvfp4_mm(a, ..., b, ...)                a product of two sides of `pack`
     qgraph::check(found, source, ...)               found; the first time held against its definition
+    qgraph::observed_quant, qgraph::observed_mm     rotate_quant and mm, noting what they do: telemetry
 
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
 `hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
-`qgraph.numerics`; on a CPU, `qgraph.ops.cpu` computes the same bits.
+`qgraph.numerics`; `qgraph.ops.cpu` and `qgraph.ops.gpu` compute the same bits.
 """
 
 from __future__ import annotations
@@ -26,18 +29,14 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import Block, parse_format, parse_gradient, parse_rounding
+from qgraph.formats import parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
-from qgraph.numerics.cast import code_dtype
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, grouped, native, shared
+from qgraph.ops import check, cpu, gpu, grouped, observe, packed, shared, stored
 from qgraph.ops.history import delayed_amax
+from qgraph.ops.stored import noise_of
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
-
-
-def _noise(seed: Tensor | None, site: int) -> Noise | None:
-    return None if seed is None else Noise(seed=int(seed.item()), site=site)
 
 
 def _seed() -> Tensor:
@@ -51,7 +50,7 @@ def _seed_fake() -> Tensor:
 def _hadamard(
     x: Tensor, signs: str, axis: int, output: str, seed: Tensor | None = None, site: int = 0
 ) -> Tensor:
-    return _rotated(x, signs, axis, output, _noise(seed, site))[0]
+    return _rotated(x, signs, axis, output, noise_of(seed, site))[0]
 
 
 def _rotated(
@@ -80,7 +79,7 @@ def _fake_quant(
     rounding: str | None = None,
     amax: Tensor | None = None,
 ) -> Tensor:
-    return _quantized(x, format, axis, _noise(seed, site), rounding, amax=amax)
+    return _quantized(x, format, axis, noise_of(seed, site), rounding, amax=amax)
 
 
 def _quantized(
@@ -94,6 +93,8 @@ def _quantized(
 ) -> Tensor:
     fmt = parse_format(format)
     mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
+    if gpu.supports(x) and gpu.fuses(fmt, mode):
+        return gpu.fake_quant(x, fmt, axis, noise if mode.random else None, amax=amax)
     if not cpu.supports(x):
         return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
     if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
@@ -125,8 +126,13 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
+    drawn = noise_of(seed, site)
+    mode = parse_rounding(rounding) if rounding else usual_rounding(drawn)
+    fmt = parse_format(format)
+    if gpu.supports(x) and gpu.fuses(fmt, mode) and gpu.rotates(signs, x.shape[axis]):
+        return gpu.fake_quant(x, fmt, axis, drawn if mode.random else None, signs, output)
     rotated, amax = _rotated(x, signs, axis, output, None)
-    return _quantized(rotated, format, axis, _noise(seed, site), rounding, amax)
+    return _quantized(rotated, format, axis, noise_of(seed, site), rounding, amax)
 
 
 def _rotate_quant_fake(
@@ -142,57 +148,22 @@ def _rotate_quant_fake(
     return x.new_empty(_padded(x, len(signs), axis))
 
 
-def _quantize(
-    x: Tensor,
-    format: str,
-    axis: int,
-    seed: Tensor | None = None,
-    site: int = 0,
-    rounding: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _observed_quant(
+    x: Tensor, signs: str, output: str, format: str, axis: int, seed: Tensor | None, site: int,
+    rounding: str | None, amax: Tensor | None, recorder: int, place: str,
+) -> Tensor:  # fmt: skip
+    noise = noise_of(seed, site)
+    x, known = _rotated(x, signs, axis, output, None) if signs else (x, None)
+    found = _quantized(x, format, axis, noise, rounding, known, amax)
     kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
-    mode = parse_rounding(rounding) if rounding else None
-    if seed is None and mode is None and (fast := native.codes_2d(x, parse_format(format), axis)):
-        return *fast, torch.ones(())
-    return numerics.quantize(x, parse_format(format), axis, _noise(seed, site), mode, kernels)
+    observe.note(recorder, place, x, found, format, axis, noise, amax, kernels)
+    return found
 
 
-def _quantize_fake(
-    x: Tensor,
-    format: str,
-    axis: int,
-    seed: Tensor | None = None,
-    site: int = 0,
-    rounding: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    fmt = parse_format(format)
-    rows = x.movedim(axis, -1).shape
-    across, along = _sides(rows, fmt.block)
-    scales = [*rows[:-2], (rows[-2] + across - 1) // across, (rows[-1] + along - 1) // along]
-    size = scales[-1] * along
-    size = (size + 1) // 2 if fmt.element.bits <= 4 else size
-    shape = [*rows[:-2], scales[-2] * across, size]
-    codes = x.new_empty(shape, dtype=code_dtype(fmt.element))
-    dtype = {"e4m3": torch.float8_e4m3fn}.get(fmt.scale.name, torch.float32)
-    dtype = torch.uint8 if fmt.scale.kind == "power" else dtype
-    whole = [*rows[:-1], 1] if fmt.tensor_scale == "fp32-row" else []
-    scales += [2] if fmt.asymmetric else []
-    return codes, x.new_empty(scales, dtype=dtype), x.new_empty(whole, dtype=torch.float32)
-
-
-def _dequantize(
-    codes: Tensor, scales: Tensor, tensor_scale: Tensor, format: str, shape: list[int], axis: int,
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    fmt = parse_format(format)
-    return numerics.dequantize(codes, scales, tensor_scale, fmt, torch.Size(shape), axis, dtype)
-
-
-def _dequantize_fake(
-    codes: Tensor, scales: Tensor, tensor_scale: Tensor, format: str, shape: list[int], axis: int,
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    return codes.new_empty(shape, dtype=dtype)
+def _observed_quant_fake(
+    x: Tensor, signs: str, output: str, format: str, axis: int, *_: object
+) -> Tensor:
+    return x.new_empty(_padded(x, len(signs), axis) if signs else x.shape)
 
 
 def _quant_backward(grad: Tensor, x: Tensor, format: str, axis: int, gradient: str) -> Tensor:
@@ -208,21 +179,6 @@ def _delayed_amax_fake(x: Tensor, store: int, row: int, length: int, update: boo
     return x.new_empty([], dtype=torch.float32)
 
 
-def _scaled_mm(
-    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, kind: str, format_a: str, format_b: str,
-    dtype: torch.dtype, bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    formats = (parse_format(format_a), parse_format(format_b))
-    return native.scaled_mm(a, a_scale, b, b_scale, kind, *formats, dtype, bias)
-
-
-def _scaled_mm_fake(
-    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, kind: str, format_a: str, format_b: str,
-    dtype: torch.dtype, bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    return a.new_empty([a.shape[0], b.shape[0]], dtype=dtype)
-
-
 def _same_fake(seed: Tensor, _: object) -> Tensor:
     return torch.empty_like(seed)
 
@@ -231,10 +187,6 @@ def _padded(x: Tensor, n: int, axis: int) -> list[int]:
     shape = list(x.shape)
     shape[axis] = (shape[axis] + n - 1) // n * n
     return shape
-
-
-def _sides(rows: torch.Size, block: Block) -> tuple[int, int]:
-    return block.across or rows[-2] or 1, block.along or rows[-1] or 1
 
 
 _CHECK = "str signs, str output, str format, int axis, Tensor? seed, int site, str? rounding"
@@ -265,11 +217,15 @@ _OPS = (
         _quant_backward,
         _quant_backward_fake,
     ),
-    (f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)", _quantize, _quantize_fake),
+    (
+        f"quantize(Tensor x, {_QUANT}) -> (Tensor, Tensor, Tensor)",
+        stored.quantize,
+        stored.quantize_fake,
+    ),
     (
         f"scaled_mm({_OPERANDS}, str kind, str format_a, str format_b, {_RESULT}) -> Tensor",
-        _scaled_mm,
-        _scaled_mm_fake,
+        stored.scaled_mm,
+        stored.scaled_mm_fake,
     ),
     (
         "grouped_mm(Tensor a, Tensor b, Tensor offsets) -> Tensor",
@@ -293,11 +249,23 @@ _OPS = (
     ),
     ("shared_seed(Tensor seed, str group) -> Tensor", shared.shared_seed, _same_fake),
     ("stream(Tensor seed, int number) -> Tensor", shared.stream, _same_fake),
+    (
+        f"observed_quant(Tensor x, {_CHECK}, Tensor? amax, int recorder, str place) -> Tensor",
+        _observed_quant,
+        _observed_quant_fake,
+    ),
+    (
+        "observed_mm(Tensor a, Tensor b, Tensor high_a, Tensor high_b, int recorder, str place) -> Tensor",
+        observe.observed_mm,
+        observe.observed_mm_fake,
+    ),
+    (packed.PACK, packed.pack, packed.pack_fake),
+    (packed.MULTIPLY, packed.nvfp4_mm, packed.nvfp4_mm_fake),
     ("pad_ends(Tensor ends, int multiple) -> Tensor", grouped.pad_ends, grouped.pad_ends_fake),
     (
         f"dequantize({_STORED}, SymInt[] shape, int axis, ScalarType dtype) -> Tensor",
-        _dequantize,
-        _dequantize_fake,
+        stored.dequantize,
+        stored.dequantize_fake,
     ),
 )
 for _schema, _eager, _fake in _OPS:
@@ -321,6 +289,10 @@ quantize = torch.ops.qgraph.quantize.default
 dequantize = torch.ops.qgraph.dequantize.default
 grouped_mm = torch.ops.qgraph.grouped_mm.default
 checked = torch.ops.qgraph.check.default
+observed_quant = torch.ops.qgraph.observed_quant.default
+observed_mm = torch.ops.qgraph.observed_mm.default
 pad_rows = torch.ops.qgraph.pad_rows.default
 pad_ends = torch.ops.qgraph.pad_ends.default
 scaled_mm = torch.ops.qgraph.scaled_mm.default
+pack = torch.ops.qgraph.pack.default
+nvfp4_mm = torch.ops.qgraph.nvfp4_mm.default

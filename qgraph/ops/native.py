@@ -13,7 +13,7 @@ from qgraph.formats import BlockFormat, FloatFormat, IntFormat, find_element
 from qgraph.formats.rounding import NEAREST
 from qgraph.numerics.blocks import block_scales
 from qgraph.numerics.storage import torch_dtype
-from qgraph.ops import cpu, cpu_build
+from qgraph.ops import cpu, cpu_build, gpu
 
 # Sums of more products of int8 codes could pass 2**31.
 MAX_SUMMED = (2**31 - 1) // 127**2
@@ -44,6 +44,18 @@ def native_kind(a: BlockFormat, b: BlockFormat, device_type: str, *, always: boo
         # torch 2.13 converts fp8 on a CPU before it multiplies: steps were 4 to 8 times slower.
         return "fp8" if always else "no native fp8 product on a cpu that is faster than emulation"
     return f"no native product of {a.element.name} and {b.element.name}"
+
+
+def why_no_nvfp4() -> str | None:
+    """Return why the GPU at hand does not multiply NVFP4, or None if it does."""
+    if gpu.why_unavailable() is not None:
+        return f"no NVFP4 product: {gpu.why_unavailable()}"
+    if torch.version.hip:
+        return "no NVFP4 product on this GPU: its FP4 units scale 32 elements by a power of two"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 10:
+        return f"no NVFP4 product on a GPU of capability {major}.{minor}: it has no FP4 units"
+    return None
 
 
 def codes_2d(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor] | None:

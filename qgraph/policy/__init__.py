@@ -16,7 +16,8 @@ from qgraph.policy.match import (
     why_unused,
 )
 from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule, Stored
-from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform, percent
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operands import HIGH, OperandPolicy, Transform
 from qgraph.policy.schema import policy_json_schema
 from qgraph.policy.selector import (
     ATTENTION,
@@ -27,6 +28,7 @@ from qgraph.policy.selector import (
     Op,
     Role,
     SiteFacts,
+    percent,
     products_of,
 )
 from qgraph.policy.stages import check_run, stage

@@ -20,19 +20,17 @@ from qgraph.policy.memory_schema import (
     StoredEntry,
 )
 from qgraph.policy.monitor_schema import MonitorEntry
+from qgraph.policy.operand_schema import FormatEntry, OperandEntry, TransformEntry
 from qgraph.policy.schema import (
     ClaimEntry,
     CoverageEntry,
     DgradEntry,
-    FormatEntry,
     FpropEntry,
     MatchEntry,
-    OperandEntry,
     PolicyFile,
     RuleEntry,
     ScheduleEntry,
     SetEntry,
-    TransformEntry,
     WgradEntry,
 )
 from qgraph.policy.selector import OperandKind

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from qgraph.policy import scaling_law
 from qgraph.policy.match import decide
-from qgraph.policy.model import OperandPolicy, Policy, Rule
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operands import OperandPolicy
 from qgraph.policy.selector import ROLES, Op, Role, products_of
 
 NVFP4 = "arXiv 2509.25149"
@@ -50,9 +51,10 @@ def lint(policy: Policy, head: str = "lm_head") -> list[Finding]:
     found += _last_blocks(policy)
     if policy.optimizer is not None:
         for warning in policy.optimizer.warnings:
+            source = "arXiv 2407.11722"
             place, _, text = warning.partition(": ")
-            problem, _, fix = text.partition("; ")
-            found.append(_finding("second-moment", place, problem, fix, "arXiv 2407.11722"))
+            problem, _, fix = text.replace(f" ({source})", "").partition("; ")
+            found.append(_finding("second-moment", place, problem, fix, source))
     return found
 
 

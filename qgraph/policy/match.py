@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from qgraph.errors import PolicyError, QGraphWarning
-from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operands import HIGH, OperandPolicy
 from qgraph.policy.selector import SiteFacts, from_start
 from qgraph.policy.timed import Switch
 

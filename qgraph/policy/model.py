@@ -10,72 +10,18 @@ from fractions import Fraction
 from typing import Literal
 
 from qgraph.errors import Place
-from qgraph.formats import BlockFormat, Gradient, Rounding
-from qgraph.formats.gradient import STRAIGHT
-from qgraph.formats.rounding import NEAREST
-from qgraph.formats.scale import SCALE_ROUNDINGS
 from qgraph.policy.memory import OptimizerPolicy, ParameterPolicy, StashRule
-from qgraph.policy.selector import Match, Role, match_entry
-from qgraph.policy.timed import Moment, Monitor, Switch
+from qgraph.policy.operands import (
+    OperandPolicy,
+    format_entry,
+    operand_entry,
+    operand_facts,
+    transform_facts,
+)
+from qgraph.policy.selector import Match, Role, match_entry, percent
+from qgraph.policy.timed import Monitor, Switch
 
 Ragged = Literal["pad", "keep", "error"]
-Signs = Literal["te", "none", "run", "site", "step"]
-Output = Literal["bf16", "fp32"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transform:
-    """A block Hadamard rotation along the axis a product sums over.
-
-    `hadamard` counts elements per block. `signs` picks the random signs: Transformer Engine's
-    fixed sixteen, none, or drawn from `seed` once for the run or for each site, or anew each step.
-    The rotated values are rounded to `output`.
-    """
-
-    name: str
-    hadamard: int
-    signs: Signs = "none"
-    output: Output = "bf16"
-    seed: int = 0
-
-    @property
-    def rotation(self) -> tuple[int, Signs, int]:
-        """What decides the matrix: both operands of a product must agree on it."""
-        return self.hadamard, self.signs, self.seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperandPolicy:
-    """What happens to one operand of a product; no format means high precision."""
-
-    format: BlockFormat | None = None
-    rounding: Rounding = NEAREST
-    transform: Transform | None = None
-    gradient: Gradient = STRAIGHT
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the operand is stored in fewer bits."""
-        return self.format is not None
-
-    @property
-    def draws(self) -> bool:
-        """Whether codes or scales take random bits."""
-        scaled = self.format is not None and self.format.scale.random
-        return self.rounding.random or scaled
-
-    @property
-    def random(self) -> bool:
-        """Whether anything takes random bits each step: codes, scales or rotation signs."""
-        return self.draws or (self.transform is not None and self.transform.signs == "step")
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything happens to the operand at all."""
-        return self.format is not None or self.transform is not None
-
-
-HIGH = OperandPolicy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +125,8 @@ class Policy:
         if self.stash:
             facts["stash"] = [rule.facts for rule in self.stash]
         if self.schedule:
-            facts["schedule"] = [_switch_entry(switch) for switch in self.schedule]
-            facts["monitors"] = [_monitor_entry(monitor) for monitor in self.monitors]
+            facts["schedule"] = [switch.entry for switch in self.schedule]
+            facts["monitors"] = [monitor.entry for monitor in self.monitors]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, object]:
@@ -188,7 +134,7 @@ class Policy:
         formats = {str(o.format): format_entry(o.format) for o in self.operands if o.format}
         transforms: dict[str, object] = {}
         for transform in (o.transform for o in self.operands if o.transform):
-            entry = _transform_facts(transform)
+            entry = transform_facts(transform)
             known = transforms.setdefault(transform.name, entry)
             assert known == entry, f"two transforms are called '{transform.name}'"
         return {
@@ -206,8 +152,8 @@ class Policy:
             **({"groups": groups} if (groups := self._groups()) else {}),
             "rules": [_rule_entry(rule) for rule in self.rules],
             **self._memory_entries(),
-            **({"schedule": [*map(_switch_entry, self.schedule)]} if self.schedule else {}),
-            **({"monitors": [*map(_monitor_entry, self.monitors)]} if self.monitors else {}),
+            **({"schedule": [switch.entry for switch in self.schedule]} if self.schedule else {}),
+            **({"monitors": [monitor.entry for monitor in self.monitors]} if self.monitors else {}),
         }
 
     def _memory_entries(self) -> dict[str, object]:
@@ -221,11 +167,6 @@ class Policy:
         return found
 
 
-def percent(share: Fraction) -> str:
-    """Return a share, 0 to 100, as policies write it: 90%."""
-    return f"{float(share):g}%"
-
-
 def _rule_facts(rule: Rule) -> dict[str, object]:
     match = match_entry(rule.match)
     modules, groups = rule.match.modules, rule.match.groups
@@ -237,7 +178,7 @@ def _rule_facts(rule: Rule) -> dict[str, object]:
     if modules is not None:
         match["module"] = sorted(set(modules))
     products = {
-        role: {kind: _operand_facts(o) for kind, o in operands.items() if o.changes}
+        role: {kind: operand_facts(o) for kind, o in operands.items() if o.changes}
         for role, operands in rule.products.items()
     }
     also = {"also": [*map(match_entry, rule.match.also)]} if rule.match.also else {}
@@ -248,25 +189,6 @@ def _rule_facts(rule: Rule) -> dict[str, object]:
     }
 
 
-def _operand_facts(operand: OperandPolicy) -> dict[str, object]:
-    transform = operand.transform and _transform_facts(operand.transform)
-    return {
-        "format": operand.format and str(operand.format),
-        "rounding": str(operand.rounding),
-        "transform": transform,
-        "gradient": str(operand.gradient),
-    }
-
-
-def _transform_facts(transform: Transform) -> dict[str, object]:
-    return {
-        "hadamard": transform.hadamard,
-        "signs": transform.signs,
-        "output": transform.output,
-        "seed": transform.seed,
-    }
-
-
 def _rule_entry(rule: Rule) -> dict[str, object]:
     entry: dict[str, object] = {"match": match_entry(rule.match)}
     if rule.name:
@@ -274,64 +196,5 @@ def _rule_entry(rule: Rule) -> dict[str, object]:
     if rule.keep:
         entry["keep"] = "high"
     for role, operands in rule.products.items():
-        entry[role] = {kind: _operand_entry(operand) for kind, operand in operands.items()}
-    return entry
-
-
-def _switch_entry(switch: Switch) -> dict[str, object]:
-    moments = {"at": switch.at, "every": switch.every, "for": switch.lasts, "until": switch.until}
-    entry: dict[str, object] = {
-        word: _moment_entry(m) for word, m in moments.items() if m is not None
-    }
-    entry |= {"on": switch.on} if switch.on else {}
-    if switch.patience:
-        entry |= {"patience": switch.patience, "improvement": percent(switch.improvement)}
-    entry |= {"rule": list(switch.rules)} if switch.rules is not None else {}
-    entry["match"] = match_entry(switch.match)
-    entry["set"] = {
-        role: {kind: _operand_entry(o) for kind, o in product.items()} or "high"
-        for role, product in switch.products.items()
-    }
-    return entry
-
-
-def _moment_entry(moment: Moment) -> object:
-    return percent(moment.amount) if moment.percent else int(moment.amount)
-
-
-def _monitor_entry(monitor: Monitor) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "name": monitor.name,
-        "watch": monitor.watch,
-        "above": f"{monitor.above:g}",
-        "every": monitor.every,
-        "action": monitor.action,
-    }
-    return entry | ({"window": monitor.window} if monitor.watch == "loss_spike" else {})
-
-
-def _operand_entry(operand: OperandPolicy) -> object:
-    name = "high" if operand.format is None else str(operand.format)
-    if operand == OperandPolicy(format=operand.format):
-        return name
-    entry = {"format": name, "rounding": str(operand.rounding), "gradient": str(operand.gradient)}
-    return entry | ({"transform": operand.transform.name} if operand.transform else {})
-
-
-def format_entry(fmt: BlockFormat) -> dict[str, object]:
-    """Return a format as an entry of `formats`, in the file's own schema."""
-    across, along = fmt.block.across, fmt.block.along
-    entry: dict[str, object] = {
-        "element": fmt.element.name,
-        "block": str(fmt.block) if across is None or along is None else [across, along],
-        "scale": fmt.scale.name,
-    }
-    if fmt.scale.rounding != SCALE_ROUNDINGS[fmt.scale.kind][0] or fmt.scale.kind == "power":
-        entry["scale_rounding"] = fmt.scale.rounding
-    if fmt.two_level:
-        entry["tensor_scale"] = fmt.tensor_scale
-    if fmt.scale.range.kind != "absmax":
-        entry["range"] = str(fmt.scale.range)
-    if fmt.dialect != "te":
-        entry["dialect"] = fmt.dialect
+        entry[role] = {kind: operand_entry(operand) for kind, operand in operands.items()}
     return entry

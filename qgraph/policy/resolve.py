@@ -21,18 +21,17 @@ from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.document import Document, Path, key_text, shown
 from qgraph.policy.faults import nearest
 from qgraph.policy.groups import GROUPS
-from qgraph.policy.model import HIGH, OperandPolicy, Policy, Rule, Transform
+from qgraph.policy.model import Policy, Rule
+from qgraph.policy.operand_schema import FormatEntry, OperandEntry, TransformEntry
+from qgraph.policy.operands import HIGH, OperandPolicy, Transform
 from qgraph.policy.resolve_match import block_places, make_match, ops_text
 from qgraph.policy.resolve_memory import resolve_optimizer, resolve_parameters, resolve_stash
 from qgraph.policy.resolve_schedule import with_schedule
 from qgraph.policy.schema import (
-    FormatEntry,
     MatchEntry,
-    OperandEntry,
     PolicyFile,
     RuleEntry,
     SetEntry,
-    TransformEntry,
 )
 from qgraph.policy.selector import OPS, ROLES, Group, Match, Role, products_of
 

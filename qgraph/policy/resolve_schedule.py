@@ -9,8 +9,9 @@ from fractions import Fraction
 from qgraph.errors import Place
 from qgraph.policy.document import Document, Path, shown
 from qgraph.policy.faults import nearest
-from qgraph.policy.model import OperandPolicy, Policy, Rule
+from qgraph.policy.model import Policy, Rule
 from qgraph.policy.monitor_schema import MonitorEntry
+from qgraph.policy.operands import OperandPolicy
 from qgraph.policy.resolve_match import block_places, make_match
 from qgraph.policy.schema import PolicyFile, ScheduleEntry, SetEntry
 from qgraph.policy.selector import ROLES, Group, Match, Role

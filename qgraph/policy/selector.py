@@ -180,6 +180,11 @@ def range_text(blocks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
+def percent(share: Fraction) -> str:
+    """Return a share, 0 to 100, as policies write it: 90%."""
+    return f"{float(share):g}%"
+
+
 def match_entry(match: Match) -> dict[str, object]:
     """Return what a match asks for, as a policy file writes it."""
     entry: dict[str, object] = {}

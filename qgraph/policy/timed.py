@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qgraph.errors import Place
-from qgraph.policy.selector import Match, Role
-
-if TYPE_CHECKING:
-    from qgraph.policy.model import OperandPolicy
+from qgraph.policy.operands import OperandPolicy, operand_entry
+from qgraph.policy.selector import Match, Role, match_entry, percent
 
 Watch = Literal["loss_spike", "logit_sharpness", "wgrad_error"]
 Action = Literal["warn", "stop"]
@@ -34,6 +32,11 @@ class Moment:
 
     def __str__(self) -> str:
         return f"{float(self.amount):g}%" if self.percent else str(self.amount)
+
+    @property
+    def entry(self) -> object:
+        """The moment as a policy file writes it."""
+        return percent(self.amount) if self.percent else int(self.amount)
 
     def of(self, total: int) -> int:
         """Return how many steps of a run of `total` this is; a share rounds up."""
@@ -106,6 +109,24 @@ class Switch:
         place = f" ({', '.join(where)})" if where else ""
         return f"{', '.join(when)}{place}: set {'; '.join(does)}"
 
+    @property
+    def entry(self) -> dict[str, object]:
+        """The switch as a policy file writes it."""
+        moments = {"at": self.at, "every": self.every, "for": self.lasts, "until": self.until}
+        entry: dict[str, object] = {
+            word: moment.entry for word, moment in moments.items() if moment is not None
+        }
+        entry |= {"on": self.on} if self.on else {}
+        if self.patience:
+            entry |= {"patience": self.patience, "improvement": percent(self.improvement)}
+        entry |= {"rule": list(self.rules)} if self.rules is not None else {}
+        entry["match"] = match_entry(self.match)
+        entry["set"] = {
+            role: {kind: operand_entry(o) for kind, o in product.items()} or "high"
+            for role, product in self.products.items()
+        }
+        return entry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
@@ -136,3 +157,15 @@ class Monitor:
         window = f" of {self.window} steps" if self.watch == "loss_spike" else ""
         often = "every step" if self.every == 1 else f"every {self.every} steps"
         return f"{self.name}: {self.watch}{window} above {self.above:g}, {often}: {self.action}"
+
+    @property
+    def entry(self) -> dict[str, object]:
+        """The monitor as a policy file writes it."""
+        entry: dict[str, object] = {
+            "name": self.name,
+            "watch": self.watch,
+            "above": f"{self.above:g}",
+            "every": self.every,
+            "action": self.action,
+        }
+        return entry | ({"window": self.window} if self.watch == "loss_spike" else {})

@@ -61,7 +61,7 @@ class CoverageCallback(TrainerCallback):
 
 
 def unwrap(model: Any) -> Any:
-    """Return the model inside what accelerate put around it."""
+    """Return the model inside the wrappers of accelerate and torch."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerState
 
-from qgraph.backend.jit import PolicyLike, as_policy, coverage
+from qgraph.backend.jit import PolicyLike, as_policy, compiled_by_us
 from qgraph.errors import CheckpointError, QGraphWarning
 from qgraph.policy import Policy
 from qgraph.training.callback import unwrap
@@ -30,7 +30,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the checkpoint that was resumed from, before the first step."""
-        policy = coverage(unwrap(kwargs["model"])).policy
+        policy = compiled_by_us(unwrap(kwargs["model"])).policy
         if args.save_total_limit == 1:  # Trainer deletes the old one before the new one is whole
             raise CheckpointError(
                 "save_total_limit=1 leaves no whole checkpoint while one is being written",
@@ -42,7 +42,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest, once every process has written its part."""
-        policy = coverage(unwrap(kwargs["model"])).policy
+        policy = compiled_by_us(unwrap(kwargs["model"])).policy
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
         if args.should_save:

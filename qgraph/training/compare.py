@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,15 @@ from qgraph.backend.jit import compile
 from qgraph.backend.models import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
-from qgraph.training.callback import CoverageCallback
 from qgraph.training.checkpoint import (
     CheckpointCallback,
     checkpoint_step,
     last_checkpoint,
     load_finished,
 )
-from qgraph.training.optimizer import optimizer_for
+from qgraph.training.optimizer import optimizer_for, state_bytes
 from qgraph.training.text import Windows
+from qgraph.training.trainer import QGraphCallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Settings:
     codegen: bool = True
     target: Target = "emulate"
     held_out: float = 0.05
+    timeout: int = 600  # seconds that processes wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class Run:
     model: Any
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)  # bytes of optimizer states, by name
 
 
 def train_each(
@@ -105,21 +108,27 @@ def train_each(
                 train_dataset=train,
                 eval_dataset=held_out,
                 callbacks=[
-                    CoverageCallback(),
+                    QGraphCallback(),
                     _Watch(policy.name, settings.steps, say),
                     *([CheckpointCallback(allow_other_policy=True)] if store else []),
                     *callbacks,
                 ],
             )
-            optimizer_for(trainer, policy)
+            optimizer = optimizer_for(trainer, policy)
             trainer.remove_callback(PrinterCallback)  # progress is told through `say`
             last = _last(folder, policy, store, trainer.args)
+            if store is not None and store.resume:
+                where = (
+                    "its beginning: there is no checkpoint yet" if last is None else Path(last).name
+                )
+                say(f"resuming {policy.name} from {where}")
             if last is not None and checkpoint_step(last) >= settings.steps:
                 load_finished(trainer, last)  # Trainer would take one step more
             else:
                 trainer.train(resume_from_checkpoint=last)
             logged = [(int(e["step"]), e["loss"]) for e in trainer.state.log_history if "loss" in e]
             run.losses = _points(logged, settings) if store else logged
+            run.states = state_bytes(optimizer)
             run.held_out = trainer.evaluate()["eval_loss"]
         runs.append(run)
     return runs
@@ -130,17 +139,26 @@ def gap_percent(run: Run, baseline: Run) -> float:
     return 100 * (run.held_out - baseline.held_out) / baseline.held_out
 
 
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation; 0 of one value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def plot_losses(runs: Sequence[Run], path: Path) -> None:
-    """Write the loss curves as a PNG."""
+    """Write the loss curves as a PNG; runs of one policy, of several seeds, in one colour."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    colours: dict[str, str] = {}
     for run in runs:
         steps, losses = zip(*run.losses, strict=True)
-        axes.plot(steps, losses, label=f"{run.policy} (held-out {run.held_out:.3f})", linewidth=1.6)
+        held_out = statistics.mean(r.held_out for r in runs if r.policy == run.policy)
+        label = None if run.policy in colours else f"{run.policy} (held-out {held_out:.3f})"
+        colour = colours.setdefault(run.policy, f"C{len(colours)}")
+        axes.plot(steps, losses, label=label, linewidth=1.6, color=colour)
     axes.set(
         xlabel="step",
         ylabel="training loss [nats per token]",
@@ -197,6 +215,7 @@ def _arguments(folder: str, settings: Settings, store: Store | None) -> Training
         report_to="none",
         disable_tqdm=True,
         prediction_loss_only=True,
+        ddp_timeout=settings.timeout,
     )
 
 

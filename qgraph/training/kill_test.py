@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +23,32 @@ import typer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from qgraph.errors import QGraphError, RunError
-from qgraph.policy import Policy, load_policy
+from qgraph.policy import Policy, load_policy, load_policy_text
 from qgraph.training.compare import Settings, Store, train_each
 from qgraph.training.manifest import check_checkpoint
 
 # The state a run leaves: weights and amax histories, optimizer, schedule, generators.
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 LENGTH, BATCH = 32, 4
+# All that a resume must bring back: amax histories, random bits, redrawn signs, a switch.
+EVERYTHING = """
+qgraph: 1
+name: everything
+formats:
+  late: {element: e4m3, block: tensor, scale: fp32, range: delayed3}
+  fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}
+transforms:
+  rht: {hadamard: 16, signs: step}
+rules:
+  - match: {op: linear}
+    fprop: {input: late, weight: late}
+    dgrad: {grad_output: {format: fp4, rounding: stochastic}, weight: fp4}
+    wgrad:
+      input: {format: fp4, transform: rht}
+      grad_output: {format: fp4, transform: rht, rounding: stochastic}
+schedule:
+  - {at: 60%, set: {fprop: high}}
+"""
 PATIENCE = 300.0  # seconds without a word from a run
 
 
@@ -42,6 +62,14 @@ class Life:
     refused: str = ""
     finished: bool = False
 
+    @property
+    def text(self) -> str:
+        """One line."""
+        how = "finished" if self.finished else f"killed in step {self.step}"
+        how += ", while saving" if self.saving else ""
+        how += f"; {self.refused}" if self.refused else ""
+        return f"from step {self.start}: {how}"
+
 
 @dataclass(kw_only=True)
 class Trial:
@@ -52,7 +80,9 @@ class Trial:
     steps: int = 0
 
 
-def run_trial(policy: Policy, *, kills: int, steps: int, every: int, seed: int) -> Trial:
+def run_trial(
+    policy: Policy, *, kills: int, steps: int, every: int, seed: int, say: Callable[[str], None]
+) -> Trial:
     """Train a small Llama once unbroken and once killed `kills` times at random moments; compare.
 
     Each life is a fork that SIGKILL ends; a third of the kills is aimed at a checkpoint being
@@ -68,10 +98,12 @@ def run_trial(policy: Policy, *, kills: int, steps: int, every: int, seed: int) 
     trial = Trial(steps=steps)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
+        say("the unbroken run")
         _live(home / "whole", policy, settings, every, None)
         for number in range(kills + 1):
             aim = None if number == kills else (draw, number % 3 == 2)
             trial.lives.append(_live(home / "killed", policy, settings, every, aim))
+            say(trial.lives[-1].text)
         trial.differs = _differences(home, steps)
     return trial
 
@@ -219,9 +251,18 @@ def _differences(home: Path, steps: int) -> list[str]:
     return differs + (["losses"] if logs[0] != logs[1] or len(logs[0]) != steps else [])
 
 
+def _say(text: str) -> None:
+    """Tell how far it is, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 20,
-    policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4_naive",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="A policy file or a recipe's name; else one with all that is random."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the whole run.")] = 40,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the run, and of when it is killed.")] = 0,
@@ -240,20 +281,20 @@ def main(
 
     try:
         trial = run_trial(
-            load_policy(policy), kills=kills, steps=steps, every=save_every, seed=seed
+            load_policy(policy) if policy else load_policy_text(EVERYTHING),
+            kills=kills,
+            steps=steps,
+            every=save_every,
+            seed=seed,
+            say=_say,
         )
     except QGraphError as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(1) from None
     if as_json:
-        found = {"policy": policy, "kills": kills, **asdict(trial)}
+        found = {"policy": policy or "everything", "kills": kills, **asdict(trial)}
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
-        for number, life in enumerate(trial.lives, 1):
-            how = "finished" if life.finished else f"killed in step {life.step}"
-            how += ", while saving" if life.saving else ""
-            how += f"; {life.refused}" if life.refused else ""
-            sys.stdout.write(f"{number:3d}  from step {life.start:3d}: {how}\n")
         torn = sum(bool(life.refused) for life in trial.lives)
         sys.stdout.write(
             f"{kills} kills, {torn} torn checkpoints refused; against the unbroken run of {steps} steps: "

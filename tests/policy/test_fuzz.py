@@ -20,6 +20,19 @@ from qgraph.policy import (
 
 FOLDER = Path(qgraph.policy.__file__).parent / "recipes"
 RECIPES = [path.read_text() for path in sorted(FOLDER.glob("*.yaml"))]
+RECIPES.append(
+    (FOLDER / "mxfp8.yaml").read_text()
+    + """
+schedule:
+  - {at: 10%, until: 100, rule: 2, match: {op: linear}, set: {fprop: {input: mxfp8, weight: high}}}
+  - {every: 50, for: 5, set: {wgrad: high}}
+  - {on: plateau, patience: 30, improvement: 0.1%, for: 10, set: high}
+  - {on: sharp, set: high}
+monitors:
+  - {watch: logit_sharpness, name: sharp, above: 0.5, every: 10, action: stop}
+  - {watch: loss_spike, window: 50}
+"""
+)
 WORDS = [
     "", "~", "{}", "[]", "-1", "15%", "high", "linear", "matmul", "fp4", "stochastic", "rht", "\t",
     "&a", "*a", "!!python/name:os", "<<", "\ud800", "\x00", "- ", ": ", "?", "|", '"\\UFFFFFFFF"',
@@ -27,6 +40,7 @@ WORDS = [
 ]  # fmt: skip
 KEYS = [
     "qgraph", "name", "source", "ragged", "coverage", "min_flops", "formats", "transforms", "rules",
+    "schedule", "monitors", "at", "every", "for", "on", "set", "rule", "watch", "above",
     "match", "keep", "fprop", "dgrad", "wgrad", "op", "module", "role", "blocks", "last_blocks",
     "input", "weight",
     "lhs", "grad_output", "format", "rounding", "transform", "element", "block", "scale",

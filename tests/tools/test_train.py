@@ -37,7 +37,7 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
     assert found == json.loads((out / "losses.json").read_text())
     assert set(found) == {
         "model", "policy", "baseline", "steps", "tokens_per_step", "losses", "held_out", "gap_percent",
-        "step_ratio",
+        "gap_spread", "seeds", "state_bytes", "step_ratio",
     }  # fmt: skip
     assert found["losses"]["nvfp4_naive"] != found["losses"]["high"]
     low, high = (found["held_out"][name] for name in ("nvfp4_naive", "high"))
@@ -54,12 +54,25 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
         after = load_file(out / name / "model.safetensors")
         assert set(after) == set(before)
         assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+    # What was trained says under which plan, and can be looked at; a run's report finds it.
+    trained = json.loads(run("inspect", str(out / "nvfp4_naive"), "--json").out)
+    assert trained["policy"] == "nvfp4_naive"
+    assert [p["status"] for p in trained["products"]].count("quantized") == 21
+    page = tmp_path / "run.html"
+    reported = run("report", str(out), "--out", str(page), "--length", "16", "--json")
+    assert reported.code == 0, reported.err
+    data = json.loads(reported.out)
+    assert data["curves"]["losses"]["high"] == found["losses"]["high"]
+    shown = {
+        (s["module"], s["role"], s["plan"]) for s in data["sites"] if s["status"] == "quantized"
+    }
+    assert len(shown) == 21
 
 
 def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
     result = run(
         "bench", "--model", str(model), "--policy", "int8", "--batch", "2", "--length", "32", "--rounds", "3",
-        "--json",
+        "--telemetry", "50", "--json",
     )  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads(result.out)
@@ -70,3 +83,7 @@ def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
     )
     assert found["plain"]["first_call_s"] > found["plain"]["median_step_s"]
     assert 0 < found["pass_share"] < 0.5
+    seen = found["telemetry"]
+    assert seen["every"] == 50
+    assert seen["look"] > seen["idle"] > 0
+    assert seen["overhead"] == pytest.approx((49 * seen["idle"] + seen["look"]) / 50 - 1)

@@ -62,6 +62,25 @@ def test_layercast_is_fp32_on_the_stored_bf16_numbers(tmp_path: Path) -> None:
         assert torch.equal(one.float(), two.float())
 
 
+def test_the_backward_keeps_the_stored_parameters_and_not_their_casts() -> None:
+    torch._dynamo.reset()
+    model = qgraph.compile(llama(use_cache=False), policy(LAYERCAST % ""), codegen=False)
+    kept: list[Tensor] = []
+
+    def pack(value: Tensor) -> Tensor:
+        kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        ids = IDS[:, :15]  # 30 tokens: no weight has such a side
+        model(input_ids=ids, labels=ids)
+    weights = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
+    weights |= {shape[::-1] for shape in weights}
+    found = [value for value in kept if tuple(value.shape) in weights]
+    assert len(found) >= 8
+    assert {value.dtype for value in found} == {torch.bfloat16}
+
+
 def test_kept_modules_and_tied_parameters() -> None:
     tied = qgraph.compile(
         llama(tie_word_embeddings=True), policy(LAYERCAST % ", keep: embed_tokens")

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.distributed
+import torch.multiprocessing
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import qgraph
 from qgraph.policy import load_policy_text
 
+# Whose annotations are not for callers.
+dist: Any = torch.distributed
+multiprocessing: Any = torch.multiprocessing
 POLICY = load_policy_text(
     "qgraph: 1\nname: p\nrules: [{match: {}, keep: high}]\n"
     "optimizer: {exp_avg: int8/row/fp32, exp_avg_sq: e5m2/1x32/ue8m0}\n"
@@ -46,7 +49,7 @@ def process(rank: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    model = fully_shard(network())
+    model: Any = fully_shard(network())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     qgraph.quantize_optimizer(optimizer, POLICY, model)
     train(model, optimizer, 0)
@@ -58,7 +61,7 @@ def process(rank: int, folder: str) -> None:
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
             parameter.copy_(value)
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(copy.deepcopy(state))  # loading takes the tensors as they are
     train(model, optimizer, 3)
     again = [full(p).clone() for p in model.parameters()]
     states = {i: {k: full(v) for k, v in s.items()} for i, s in state["state"].items()}
@@ -74,7 +77,7 @@ def process(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks with gloo")
 def test_two_processes_keep_the_states_one_would(tmp_path: Path) -> None:
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
     model = network()
     optimizer = qgraph.quantize_optimizer(torch.optim.AdamW(model.parameters(), lr=1e-2), POLICY)
     train(model, optimizer, 0)

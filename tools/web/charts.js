@@ -24,7 +24,8 @@ function drawHistogram(values, grid, colour) {
     return x < L || x > W - L ? "" : `<line x1="${x.toFixed(1)}" x2="${x.toFixed(1)}" y1="${H - B}" y2="${H - B - 26}" stroke="#1c2733" stroke-width=".8" stroke-opacity=".75"/>`;
   }).join("") : "";
   const ticks = [];
-  for (let p = Math.ceil(values.low / 4) * 4; p <= values.high; p += 4) {
+  const every = span > 14 ? 4 : 2;
+  for (let p = Math.ceil(values.low / every) * every; p <= values.high; p += every) {
     ticks.push(`<text x="${at(p).toFixed(1)}" y="${H - 6}" text-anchor="middle">2^${p}</text>`);
   }
   const unit = values.scaled ? "magnitude over the block's scale; lines: what the format can hold" : "magnitude";
@@ -33,7 +34,7 @@ function drawHistogram(values, grid, colour) {
 
 /* One line for each name in `series`, a list of [step, value]. */
 function drawCurves(series, label) {
-  const W = 480, H = 240, L = 44, B = 30, T = 10;
+  const W = 480, H = 240, L = 44, B = 30, T = 24;
   const names = Object.keys(series), all = names.flatMap(name => series[name]);
   if (!all.length) return "";
   const xs = all.map(p => p[0]), ys = all.map(p => p[1]).filter(Number.isFinite);
@@ -49,5 +50,5 @@ function drawCurves(series, label) {
     return `<polyline points="${points.join(" ")}" fill="none" stroke="${colours[i % 4]}" stroke-width="1.6"/>` +
       `<text x="${W - 14}" y="${T + 12 + 14 * i}" text-anchor="end" style="fill:${colours[i % 4]}">${escapeText(name)}</text>`;
   }).join("");
-  return `<svg class="curves" viewBox="0 0 ${W} ${H}" width="100%" role="img">${ticks}${paths}<text x="${W / 2}" y="${H - 1}" text-anchor="middle">step</text><text x="2" y="9">${escapeText(label)}</text></svg>`;
+  return `<svg class="curves" viewBox="0 0 ${W} ${H}" width="100%" role="img">${ticks}${paths}<text x="${W / 2}" y="${H - 1}" text-anchor="middle">step</text><text x="2" y="11">${escapeText(label)}</text></svg>`;
 }

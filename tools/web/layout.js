@@ -42,6 +42,7 @@ function measure(node, folded, flow) {
     row.h = SITE.h;
     items.push(row);
   }
+  items.sort((a, b) => a.all[0] - b.all[0]);
   node.items = items;
   const rows = rank(items, flow);
   const sizes = rows.map(row => ({

@@ -1,6 +1,7 @@
 "use strict";
 // Ties data, graph and panel together.
 
+performance.mark("start");
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const { root, index } = makeTree(DATA.sites);
 const numbers = new Map(DATA.sites.map((site, i) => [site.name, i]));
@@ -10,13 +11,13 @@ const element = id => document.getElementById(id);
 let selected = null;
 
 const cy = cytoscape({
-  container: element("graph"), elements: [], wheelSensitivity: .35, minZoom: .02, maxZoom: 3,
+  container: element("graph"), elements: [], minZoom: .02, maxZoom: 3,
   hideEdgesOnViewport: DATA.sites.length > 800, boxSelectionEnabled: false, autoungrabify: true,
   style: [
-    { selector: "node", style: { shape: "round-rectangle", width: "data(w)", height: "data(h)", label: "data(label)", "font-size": 11, color: "#fff", "text-valign": "center", "background-color": "data(colour)", "border-width": 0, "min-zoomed-font-size": 5 } },
-    { selector: "node[stops]", style: { "background-fill": "linear-gradient", "background-gradient-direction": "to-right", "background-gradient-stop-colors": "data(stops)", "background-gradient-stop-positions": "data(places)", "font-size": 13, "text-outline-width": 1.5, "text-outline-color": "#33415566" } },
-    { selector: ":parent", style: { "background-color": "#fff", "background-opacity": .75, "border-width": 1, "border-color": "#c3ccd8", color: "#334155", "text-valign": "top", "text-halign": "center", "text-margin-y": 17, padding: 0, "font-size": 12, "compound-sizing-wrt-labels": "exclude", "min-width": "data(w)", "min-height": "data(h)" } },
-    { selector: "edge", style: { width: 1.4, "line-color": "#9fb0c3", "target-arrow-color": "#9fb0c3", "target-arrow-shape": "triangle", "arrow-scale": .8, "curve-style": "bezier" } },
+    { selector: "node", style: { shape: "round-rectangle", width: "data(w)", height: "data(h)", label: "data(label)", "font-size": 11, color: "#fff", "text-valign": "center", "background-color": "data(colour)", "border-width": 0, "min-zoomed-font-size": 5, "z-index-compare": "manual", "z-index": 60 } },
+    { selector: "node[stops]", style: { "background-fill": "linear-gradient", "background-gradient-direction": "to-right", "background-gradient-stop-colors": "data(stops)", "background-gradient-stop-positions": "data(places)", "font-size": 13, "text-outline-width": 1, "text-outline-color": "#334155", "text-outline-opacity": .6 } },
+    { selector: "node.frame", style: { "background-color": "#fff", "border-width": 1, "border-color": "#c3ccd8", color: "#334155", "text-valign": "top", "text-margin-y": 17, "font-size": 12, "corner-radius": 8, "z-index": "data(depth)" } },
+    { selector: "edge", style: { width: 1.4, "line-color": "#9fb0c3", "target-arrow-color": "#9fb0c3", "target-arrow-shape": "triangle", "arrow-scale": .8, "curve-style": "straight", "z-index": 50 } },
     { selector: "edge.back", style: { "line-color": "#e3b5a4", "target-arrow-color": "#e3b5a4", "line-style": "dashed" } },
     { selector: ".picked", style: { "border-width": 4, "border-color": "#111827" } },
   ],
@@ -31,7 +32,8 @@ function boxOf(site) {
 
 function holderOf(site) {
   const box = boxOf(site);
-  return box.startsWith("m:") ? box : "m:" + DATA.sites[site].module;
+  const node = index.get(DATA.sites[site].module);
+  return box.startsWith("m:") || !isLeaf(node) ? box : "m:" + node.path;
 }
 
 function shares(node) {
@@ -49,36 +51,35 @@ function shares(node) {
 function build() {
   measure(root, folded, forward);
   const elements = [];
-  const place = (node, x, y, parent) => {
-    const id = "m:" + node.path;
+  const place = (node, x, y, depth) => {
+    const id = "m:" + node.path, position = { x: x + node.w / 2, y: y + node.h / 2 };
     if (node.folded) {
       const name = isBlock(node) ? node.path.split(".").slice(-2).join(".") : node.name;
-      elements.push({ data: { id, parent, label: `${name}  ·  ${node.all.length}`, w: node.w, h: node.h, colour: "#fff", ...shares(node) }, position: { x: x + node.w / 2, y: y + node.h / 2 } });
+      elements.push({ data: { id, label: `${name}  ·  ${node.all.length}`, w: node.w, h: node.h, colour: "#fff", ...shares(node) }, position });
       return;
     }
-    const own = node.path ? id : undefined;
-    if (own) elements.push({ data: { id, parent, label: isBlock(node) ? node.path : node.name, w: node.w - 12, h: node.h - 6, colour: "#fff" } });
+    if (node.path) elements.push({ data: { id, label: isBlock(node) ? node.path : node.name, w: node.w, h: node.h, depth, colour: "#fff" }, position, classes: "frame" });
     for (const item of node.items) {
-      if (!item.sites) { place(item, x + item.x, y + item.y, own); continue; }
+      if (!item.sites) { place(item, x + item.x, y + item.y, depth + 1); continue; }
       item.sites.forEach((site, i) => {
         const entry = DATA.sites[site];
-        elements.push({ data: { id: "s:" + site, parent: own, label: entry.op === "linear" ? entry.role : `${entry.role} ${entry.op}`, w: SITE.w, h: SITE.h, colour: DATA.colours[entry.format] },
+        elements.push({ data: { id: "s:" + site, label: entry.op === "linear" ? entry.role : `${entry.role} ${entry.op}`, w: SITE.w, h: SITE.h, colour: DATA.colours[entry.format] },
           position: { x: x + item.x + i * (SITE.w + SITE.gap) + SITE.w / 2, y: y + item.y + SITE.h / 2 } });
       });
     }
   };
-  place(root, 0, 0, undefined);
+  place(root, 0, 0, 0);
   const seen = new Set(), backward = element("backward").checked;
   for (const [a, b] of DATA.edges) {
     const ahead = DATA.sites[a].role === "fprop" && DATA.sites[b].role === "fprop";
     if (!ahead && !(backward && DATA.sites[a].role !== "fprop")) continue;
     const source = holderOf(a), target = holderOf(b), key = source + ">" + target;
-    if (source === target || seen.has(key) || target.startsWith(source + ".") || source.startsWith(target + ".")) continue;
+    if (source === target || seen.has(key)) continue;
     seen.add(key);
     elements.push({ data: { id: "e:" + key, source, target }, classes: ahead ? "" : "back" });
   }
+  for (const one of elements) one.pannable = true; // dragging a box moves the view
   cy.batch(() => { cy.elements().remove(); cy.add(elements); });
-  cy.layout({ name: "preset", fit: false }).run();
   if (selected) cy.getElementById(selected).addClass("picked");
 }
 
@@ -97,7 +98,7 @@ function reveal(site) {
   let changed = false;
   for (let node = index.get(DATA.sites[site].module); node; node = node.parent) changed = folded.delete(node.path) || changed;
   if (changed) build();
-  cy.animate({ center: { eles: cy.getElementById("s:" + site) }, zoom: Math.max(cy.zoom(), .9), duration: 0 });
+  cy.animate({ center: { eles: cy.getElementById("s:" + site) }, zoom: Math.min(Math.max(cy.zoom(), .9), 1.3), duration: 0 });
   cy.center(cy.getElementById("s:" + site));
   showSite(site);
 }
@@ -177,3 +178,4 @@ element("legend").innerHTML = Object.entries(DATA.colours).map(([name, colour]) 
 build();
 cy.fit(undefined, 30);
 show("product");
+performance.measure("ready", "start");

@@ -35,6 +35,10 @@ function sitePage(index) {
     html += `<h3>${escapeText(operand.kind)}: ${escapeText(operand.format)}</h3><table class="values"><tr>${facts.map(f => `<th>${f[0]}`).join("")}<tr>${facts.map(f => `<td>${f[1]}`).join("")}</table>` +
       drawHistogram(values, DATA.grids[operand.format], DATA.colours[site.format]);
   });
+  for (const [kind, series] of Object.entries(site.telemetry)) {
+    html += `<h3>${escapeText(kind)} over the run</h3>${drawCurves({ "SQNR, dB": series.sqnr_db || [] }, "SQNR, dB")}` +
+      drawCurves({ "flushed to 0": series.flushed || [], clipped: series.clipped || [] }, "share of elements");
+  }
   if (site.status === "quantized" && !site.values.length) html += `<p class="muted">Values were not measured: make the report without --no-values.</p>`;
   html += `<h3>what happens</h3>${pre(DATA.texts[site.picture])}<h3>rules, in order</h3>${pre(DATA.texts[site.rules], true)}`;
   if (site.before) html += `<h3>code before</h3>${pre(site.before, true)}`;
@@ -46,11 +50,11 @@ function link(name) { return `<a data-site="${escapeText(name)}">${escapeText(na
 
 function modulePage(node) {
   const flops = node.all.reduce((sum, i) => sum + DATA.sites[i].flops, 0);
-  const rows = node.all.slice(0, 400).map(i => {
+  const rows = node.all.slice(0, 100).map(i => {
     const site = DATA.sites[i], errors = site.values.filter(v => v && v.sqnr !== null).map(v => v.sqnr);
     return `<tr><td>${link(site.name)}<td>${chip(site.format)}<td class="n">${errors.length ? Math.min(...errors).toFixed(1) : ""}<td class="n">${percent(site.flops / (DATA.about.flops || 1))}`;
   }).join("");
-  const more = node.all.length > 400 ? `<p class="muted">and ${node.all.length - 400} more</p>` : "";
+  const more = node.all.length > 100 ? `<p class="muted">and ${node.all.length - 100} more</p>` : "";
   return `<h2>${escapeText(node.path || "the model")}</h2><p>${node.all.length} products, ${flopsText(flops)}, ${percent(flops / (DATA.about.flops || 1))} of a step</p>
     <table><tr><th>product<th>format<th>SQNR, dB<th>FLOPs</tr>${rows}</table>${more}`;
 }
@@ -76,7 +80,7 @@ function curvesPage() {
   let html = `<h2>training</h2>${drawCurves(curves.losses, "training loss, nats per token")}`;
   const held = Object.entries(curves.held_out || {});
   if (held.length) html += `<table><tr><th>policy<th>held-out loss</tr>${held.map(([n, v]) => `<tr><td>${escapeText(n)}<td class="n">${v.toFixed(4)}`).join("")}</table>`;
-  if (curves.gap_percent !== undefined) html += `<p>gap to ${escapeText(curves.baseline)}: ${curves.gap_percent.toFixed(2)}%</p>`;
+  if (curves.gap_percent != null) html += `<p>gap to ${escapeText(curves.baseline)}: ${curves.gap_percent.toFixed(2)}%</p>`;
   for (const [name, series] of Object.entries(curves.telemetry || {})) html += `<h3>${escapeText(name)}</h3>${drawCurves(series, name)}`;
   return html;
 }

@@ -1,0 +1,51 @@
+"""Numbers that tell how a run is doing, from what the model gives anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPSILON = 5e-4
+# A language model's label at one position is the next one's token.
+SHIFTED = ("ForCausalLM", "LMHeadModel")
+
+
+def logit_sharpness(logits: Tensor, labels: Tensor, epsilon: float = EPSILON) -> float:
+    """Return how much worse the loss can get when each logit moves a little: a sign of instability.
+
+    Per token 100 (L* - L) / (1 + L), averaged, with L the cross-entropy and L* the largest within
+    |delta_i| <= epsilon (|z_i| + 1) of the logits z. L rises with every logit but the label's, so L*
+    is at a corner of that box: every logit up by its bound, the label's down. Labels below 0 are left out.
+
+    Shapes: logits [..., C], labels [...].
+    Dtypes: any float, int64.
+    Source: arXiv 2405.18710 (sharpness in logit space); the corner is exact and replaces its search.
+    """
+    chosen = labels.reshape(-1)
+    rows = logits.reshape(-1, logits.shape[-1])[chosen >= 0].float()
+    chosen = chosen[chosen >= 0]
+    if not len(chosen):
+        return 0.0
+    bound = epsilon * (rows.abs() + 1)
+    picked = chosen[:, None]
+    worst = rows + bound
+    worst.scatter_(1, picked, (rows - bound).gather(1, picked))
+    loss = functional.cross_entropy(rows, chosen, reduction="none")
+    most = functional.cross_entropy(worst, chosen, reduction="none")
+    return float((100 * (most - loss) / (1 + loss)).mean())
+
+
+def sharpness_of(model: nn.Module, result: Any, labels: Any) -> float | None:
+    """Return the sharpness of one call of a Hugging Face model; None without logits and labels."""
+    logits = result.get("logits") if isinstance(result, dict) else None
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+        return None
+    with torch.no_grad():
+        if type(model).__name__.endswith(SHIFTED):
+            logits, labels = logits[..., :-1, :], labels[..., 1:]
+        if labels.shape != logits.shape[:-1]:
+            return None
+        return logit_sharpness(logits, labels)

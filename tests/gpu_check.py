@@ -1,0 +1,215 @@
+"""`make gpu-check`: everything that only a GPU can tell, in ten minutes, as one table.
+
+Numbers, training and times. Without a GPU each check is skipped and says why. Exits with 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+
+from qgraph.ops import gpu, packed
+
+NVFP4 = packed.FORMATS[0]
+Row = tuple[str, str, str]  # what, how it went, what was found
+
+
+class Skip(Exception):  # noqa: N818
+    """A check that this machine cannot run, and why."""
+
+
+def device() -> str:
+    """Name the GPU."""
+    found = torch.cuda.get_device_properties(0)
+    return (
+        f"{found.name}, capability {found.major}.{found.minor}, {found.total_memory / 2**30:.0f} GiB, "
+        f"torch {torch.__version__}"
+    )
+
+
+def bits() -> str:
+    """Hold every kernel to the definitions, bit for bit, on all kinds of data."""
+    from tests.ops import interpreted
+
+    interpreted.DEVICE = "cuda"
+    compared, wrong = 0, []
+    for check in interpreted.CHECKS:
+        if check is interpreted.product:
+            continue
+        for name, same in check():
+            compared += 1
+            wrong += [] if same else [name]
+    assert not wrong, f"{len(wrong)} of {compared} differ: {'; '.join(wrong[:5])}"
+    return f"{compared} comparisons, no bit differs"
+
+
+def product() -> str:
+    """Hold the NVFP4 product to float64 on the same codes."""
+    _needs_nvfp4()
+    generator = torch.Generator().manual_seed(1)
+    sides = []
+    for rows in (300, 200):
+        x = torch.randn(rows, 512, generator=generator).bfloat16()
+        side = packed.pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
+        sides.append(side)
+    want = packed.nvfp4_mm(*sides[0], *sides[1], None, torch.float32)
+    (a, a_scales, a_whole), (b, b_scales, b_whole) = ([t.cuda() for t in side] for side in sides)
+    found = packed.nvfp4_mm(a, a_scales, a_whole, b, b_scales, b_whole, None, torch.float32).cpu()
+    error = float((found - want).norm() / want.norm())
+    # Sums of 512 float32 terms in another order: far below what one code's step would change.
+    assert error < 1e-5, f"relative error {error:.2e}"
+    return f"relative error {error:.1e}"
+
+
+def training() -> str:
+    """Train a small model in NVFP4 on the GPU and on the CPU from the same seed: the losses must agree."""
+    import qgraph
+    from qgraph.backend.examples import example_inputs
+    from qgraph.backend.models import load_model
+
+    losses = {}
+    start = load_model("preset:tiny-llama")
+    inputs = example_inputs(start, 4, 128)
+    for place in ("cpu", "cuda"):
+        model = qgraph.compile(copy.deepcopy(start).to(place), "nvfp4")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        given = {key: value.to(place) for key, value in inputs.items()}
+        torch.manual_seed(0)
+        found = []
+        for _ in range(10):
+            loss = model(**given).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(float(loss))
+        losses[place] = found
+    first, last = (abs(losses["cpu"][i] / losses["cuda"][i] - 1) for i in (0, -1))
+    assert losses["cuda"][-1] < losses["cuda"][0], f"the loss does not fall: {losses['cuda']}"
+    assert first < 1e-3, f"first losses {losses['cpu'][0]} and {losses['cuda'][0]}"
+    return f"loss {losses['cuda'][0]:.4f} to {losses['cuda'][-1]:.4f}; from the CPU's {first:.1e}, {last:.1e}"
+
+
+def quantizing() -> str:
+    """Time the kernels on an activation of Llama-3-8B, beside a copy of it."""
+    x = torch.randn(8192, 4096, device="cuda").bfloat16()
+    out = torch.empty_like(x)
+    base = _time(lambda: out.copy_(x))
+    sides = (NVFP4, False, False, 0, NVFP4, True, False, 0)
+    signs = "+++-+------+-+--"
+    rows = {
+        "pack both ways": lambda: packed.pack(x, *sides, signs, "bf16", None),
+        "fake_quant": lambda: torch.ops.qgraph.fake_quant(x, NVFP4, -1),
+        "rotate_quant": lambda: torch.ops.qgraph.rotate_quant(x, signs, "bf16", NVFP4, -2),
+    }
+    times = [f"{name} {_time(step) / base:.2f}" for name, step in rows.items()]
+    return f"copy {base * 1e6:.0f} us = 1.00; " + ", ".join(times)
+
+
+def products() -> str:
+    """Time the NVFP4 product of a Llama-3-8B layer beside bf16's."""
+    _needs_nvfp4()
+    a, b = (torch.randn(n, 4096, device="cuda").bfloat16() for n in (8192, 14336))
+    left, right = (
+        packed.pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
+        for x in (a, b)
+    )
+    plain = _time(lambda: a @ b.T)
+    found = _time(lambda: packed.nvfp4_mm(*left, *right, None, torch.bfloat16))
+    rate = 2 * 8192 * 14336 * 4096 / 1e12
+    return f"bf16 {rate / plain:.0f} TFLOP/s, nvfp4 {rate / found:.0f}: {plain / found:.2f} times"
+
+
+def steps(target: str) -> Callable[[], str]:
+    """Return a check that times a training step beside plain Inductor."""
+
+    def check() -> str:
+        import qgraph
+        from qgraph.backend.examples import example_inputs
+        from qgraph.backend.models import load_model
+
+        plain = load_model("preset:wide-llama").cuda().bfloat16()
+        inputs = example_inputs(plain, 8, 512)
+        quantized = qgraph.compile(copy.deepcopy(plain), "nvfp4", target=target)  # type: ignore[arg-type]
+        plain.compile()
+        times: dict[str, list[float]] = {"plain": [], "nvfp4": []}
+        for _ in range(13):  # three to warm up
+            for name, model in (("plain", plain), ("nvfp4", quantized)):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                model(**inputs).loss.backward()
+                torch.cuda.synchronize()
+                times[name].append(time.perf_counter() - start)
+        one, two = (median(times[name][3:]) for name in ("plain", "nvfp4"))
+        lowered = {e.lowering for e in qgraph.coverage(quantized).quantized}
+        return f"plain {1e3 * one:.2f} ms, nvfp4 {1e3 * two:.2f}: {one / two:.2f} times; {lowered or ''}"
+
+    return check
+
+
+CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("the GPU", device),
+    ("kernels, bit for bit", bits),
+    ("NVFP4 product", product),
+    ("training in NVFP4", training),
+    ("time of quantizing", quantizing),
+    ("time of a product", products),
+    ("time of a step, emulate", steps("emulate")),
+    ("time of a step, native", steps("native")),
+)
+
+
+def _needs_nvfp4() -> None:
+    from qgraph.ops.native import why_no_nvfp4
+
+    if (why := why_no_nvfp4()) is not None:
+        raise Skip(why)
+
+
+def _time(step: Callable[[], Any], rounds: int = 20) -> float:
+    for _ in range(3):
+        step()
+    found = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return median(found)
+
+
+def run() -> Iterator[Row]:
+    """Yield each check's name, `passed`, `failed` or `skipped`, and what was found."""
+    reason = gpu.why_unavailable() or ("" if torch.cuda.is_available() else "no CUDA device")
+    for name, check in CHECKS:
+        try:
+            if reason:
+                raise Skip(reason)
+            yield name, "passed", check()
+        except Skip as why:
+            yield name, "skipped", str(why)
+        except Exception as error:  # noqa: BLE001 - the table must go on
+            yield name, "FAILED", f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Print the table as it comes."""
+    failed = 0
+    for name, state, found in run():
+        failed += state == "FAILED"
+        left = f"{name:26} {state:8} "
+        lines = textwrap.wrap(found, 110) or [""]
+        sys.stdout.write(("\n" + " " * len(left)).join([left + lines[0], *lines[1:]]) + "\n")
+        sys.stdout.flush()
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

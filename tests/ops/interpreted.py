@@ -1,0 +1,199 @@
+"""The GPU's kernels held to the definitions: under TRITON_INTERPRET=1 on the CPU, or on a GPU.
+
+Run by test_gpu_kernels.py, and by gpu_check.py with DEVICE set. Prints one line for each disagreement
+and the number of comparisons. An argument names a line of the kernels to break first, as old=>new:
+then it stops at the first disagreement, and there must be one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qgraph import numerics
+from qgraph.formats import BlockFormat, parse_format
+from qgraph.numerics import TE_SIGNS, Noise
+from qgraph.numerics.storage import swizzle
+from qgraph.ops import gpu, packed
+from tests.numerics.data import every_exponent, kinds, same_bits
+
+NVFP4 = packed.FORMATS
+OTHERS = (
+    "e4m3/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "e2m1/1x32/ue8m0-rceil", "e5m2/1x32/ue8m0-floor",
+    "e2m1/1x32/ue8m0-floor", "e4m3/tensor/fp32", "e5m2/tensor/fp32",
+)  # fmt: skip
+NOISE = Noise(seed=2**31 + 5, site=2**32 - 1)
+ALL = tuple(itertools.product((-1, -2), (None, NOISE)))
+DATA = kinds()
+DEVICE = "cpu"
+Found = tuple[str, bool]
+
+
+def shapes() -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(31)
+    for shape in ((1, 1), (1, 40), (40, 1), (65, 17), (2, 3, 5, 33), (3, 16, 16), (130, 70)):
+        x = torch.randn(shape, generator=generator)
+        yield x * torch.exp(3 * torch.randn(shape, generator=generator))
+
+
+def fake_quant() -> Iterator[Found]:
+    for index, ((kind, x), text) in enumerate(itertools.product(DATA.items(), NVFP4 + OTHERS)):
+        fmt, narrow = parse_format(text), kind in ("randn", "nan", "denormal")
+        settings = ALL if text in NVFP4 else (ALL[3 * (index % 2)],)
+        for dtype in (torch.float32, torch.bfloat16):
+            if dtype == torch.bfloat16 and not narrow:
+                settings = ALL[1:3] if text in NVFP4 else ()
+            for axis, noise in settings:
+                y = x.to(dtype)
+                want = numerics.fake_quant(y, fmt, axis, noise)
+                found = on_device(y, fmt, axis, noise)
+                yield f"fake_quant {kind} {text} {dtype} {axis} {noise}", same_bits(found, want)
+
+
+def on_device(
+    x: Tensor,
+    fmt: BlockFormat,
+    axis: int,
+    noise: Noise | None,
+    signs: str = "",
+    output: str = "bf16",
+) -> Tensor:
+    return gpu.fake_quant(x.to(DEVICE), fmt, axis, noise, signs, output).cpu()
+
+
+def every_shape() -> Iterator[Found]:
+    for x, text in itertools.product(
+        shapes(), (*NVFP4, "e4m3/1x32/ue8m0-rceil", "e4m3/tensor/fp32")
+    ):
+        for axis, noise in ALL[1:3]:
+            fmt = parse_format(text)
+            want = numerics.fake_quant(x, fmt, axis, noise)
+            found = on_device(x, fmt, axis, noise)
+            yield f"shape {tuple(x.shape)} {text} {axis} {noise}", same_bits(found, want)
+
+
+def every_top() -> Iterator[Found]:
+    x = torch.linspace(-1, 1, 32) * every_exponent()[:, None]
+    for text in (NVFP4[0], "e4m3/1x32/ue8m0-rceil", "e2m1/1x32/ue8m0-floor"):
+        fmt = parse_format(text)
+        want = numerics.fake_quant(x, fmt, -1)
+        yield f"every exponent {text}", same_bits(on_device(x, fmt, -1, None), want)
+
+
+def rotated() -> Iterator[Found]:
+    fmt = parse_format(NVFP4[0])
+    for (kind, x), dtype, axis in itertools.product(
+        DATA.items(), (torch.float32, torch.bfloat16), (-1, -2)
+    ):
+        if (dtype == torch.float32 or axis == -1) and kind not in ("randn", "nan", "denormal"):
+            continue
+        others = (("+-" * 16, "fp32"), ("++-+", "bf16")) if kind in ("randn", "rows_exp8") else ()
+        for signs, output in ((TE_SIGNS, "bf16"), *others):
+            y = x.to(dtype)
+            turned = numerics.hadamard(y, signs, axis, output)
+            want = numerics.fake_quant(turned, fmt, axis, NOISE)
+            found = on_device(y, fmt, axis, NOISE, signs, output)
+            yield f"rotated {kind} {dtype} {axis} {len(signs)} {output}", same_bits(found, want)
+
+
+def packs() -> Iterator[Found]:
+    seed = torch.tensor([77])
+    cases = (
+        (NVFP4[0], False, False, NVFP4[0], True, False),
+        (NVFP4[0], False, True, NVFP4[0], True, True),
+        (NVFP4[1], False, False, NVFP4[1], False, False),
+        ("", False, False, NVFP4[0], True, True),
+        (NVFP4[0], False, True, "", False, False),
+    )
+    kept = [(k, x) for k, x in DATA.items() if k not in ("gradient", "huge", "columns_exp8")]
+    tensors = [*kept, ("tall", next(itertools.islice(shapes(), 6, None)))]
+    for (kind, x), case in itertools.product(tensors, cases):
+        row, row_turns, row_draws, column, column_turns, column_draws = case
+        y = x.to(torch.bfloat16)
+        arguments = (row, row_turns, row_draws, 5, column, column_turns, column_draws, 6)
+        want = packed.pack(y, *arguments, TE_SIGNS, "bf16", seed)
+        sides = (arguments[:4], arguments[4:])
+        made = packed._on_gpu(y.to(DEVICE), sides, TE_SIGNS, "bf16", 77)
+        found = tuple(part.cpu() for part in made)
+        for part, a, b in zip(("codes", "scales", "whole") * 2, found, want, strict=True):
+            same = torch.equal(a, b) if a.dtype == torch.uint8 else same_bits(a, b)
+            if part == "scales":  # a NaN has two signs
+                same = torch.equal(torch.where(a == 255, 127, a), torch.where(b == 255, 127, b))
+            yield f"pack {kind} {case} {part}", same
+
+
+def product() -> Iterator[Found]:
+    """Triton 3.9's interpreter takes every scale of a scaled product for a power of two: so does this."""
+    generator = torch.Generator().manual_seed(41)
+    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    sides, exact = [], []
+    for rows in (21, 133):
+        codes = torch.randint(0, 256, (rows, 72), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(124, 131, (rows, 9), generator=generator, dtype=torch.uint8)
+        both = torch.stack([codes & 15, codes >> 4], -1).flatten(-2).long()
+        signed = torch.where(both > 7, -values[both & 7], values[both & 7])
+        exact.append(signed * torch.exp2(scales.float() - 127).repeat_interleave(16, 1))
+        sides.append((codes, swizzle(scales).view(torch.float8_e4m3fn), torch.tensor(0.5 * rows)))
+    bias = torch.linspace(-1, 1, 133)
+    for added in (None, bias):
+        found = torch.empty(21, 133, device=DEVICE)
+        launch = packed.product_launch(
+            sides[0][0].shape, sides[1][0].shape, torch.float32, added is not None
+        )
+        operands = [part.to(DEVICE) for side in sides for part in side]
+        launch.run(*operands, found if added is None else added.to(DEVICE), found, 21, 133, 72)
+        # Every term is a whole number of 2**-8 and sums stay below 2**16: exact in float32.
+        want = (exact[0].double() @ exact[1].double().T).float() * (10.5 * 66.5)
+        want = want if added is None else want + added
+        yield f"product bias {added is not None}", torch.equal(found.cpu(), want)
+
+
+CHECKS = (packs, fake_quant, every_shape, every_top, rotated, product)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    if len(sys.argv) > 1:
+        _break(sys.argv[1])
+    wrong = compared = 0
+    for check in CHECKS:
+        for name, same in check():
+            if wrong and len(sys.argv) > 1:
+                break
+            compared += 1
+            if not same:
+                wrong += 1
+                if wrong <= 20:
+                    print("differs:", name)
+    print(f"{compared} compared, {wrong} differ")
+
+
+def _break(change: str) -> None:
+    """Load the kernels with one line changed."""
+    old, new = change.split("=>")
+    for name in ("triton_parts", "triton_kernels"):
+        source = Path(gpu.__file__).with_name(f"{name}.py").read_text()
+        if old not in source:
+            continue
+        assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
+        with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as file:
+            file.write(source.replace(old, new))
+        spec = importlib.util.spec_from_file_location(f"qgraph.ops.{name}", file.name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[f"qgraph.ops.{name}"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return
+    raise AssertionError(f"{old!r} is nowhere")
+
+
+if __name__ == "__main__":
+    main()

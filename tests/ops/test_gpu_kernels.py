@@ -1,0 +1,125 @@
+"""The GPU's kernels: the definitions' bits under Triton's interpreter, machine code for every GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from qgraph.backend.chips import find_chip
+from qgraph.backend.devices import DEVICES
+from qgraph.backend.launches import compile_launch
+from qgraph.backend.standin import standing_in
+from qgraph.formats import Rounding, parse_format
+from qgraph.ops import gpu, packed
+from qgraph.ops.gpu import Launch
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+BF16 = torch.bfloat16
+NVFP4 = packed.FORMATS[0]
+SHAPE = torch.Size((256, 128))
+
+
+def interpret(*arguments: str) -> str:
+    command = [sys.executable, "-m", "tests.ops.interpreted", *arguments]
+    env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_kernel_gives_the_bits_of_the_definitions() -> None:
+    last = interpret().splitlines()[-1]
+    found = re.fullmatch(r"(\d+) compared, (\d+) differ", last)
+    assert found is not None, last
+    assert int(found[1]) > 800
+    assert int(found[2]) == 0, last
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "    return (a + c) - c=>    return tl.floor((a + c) - c + 0.25)",
+        "low | (high << 4)=>high | (low << 4)",
+        "to(tl.float32) * 0.00390625=>to(tl.float32) * 0.0078125",
+    ],
+    ids=["rounding", "nibbles", "noise"],
+)
+def test_a_broken_kernel_is_caught(change: str) -> None:
+    assert "differs: " in interpret(change)
+
+
+def launches() -> dict[str, Launch]:
+    """One launch of each kernel with everything on, in small programs that compile fast."""
+    sides = ((NVFP4, False, True, 1), (NVFP4, True, True, 2))
+    first, second = packed.pack_launches(SHAPE, BF16, sides, 16, "bf16")
+    _, third = gpu.fake_quant_launches(SHAPE, BF16, parse_format(NVFP4), True, True, 16)
+    small = {
+        name: replace(launch, constants={**launch.constants, "TM": 32, "TN": 32}, warps=4)
+        for name, launch in {"amax": first, "pack": second, "fake_quant": third}.items()
+    }
+    product = packed.product_launch(
+        torch.Size((256, 64)), torch.Size((128, 64)), BF16, True
+    )  # as launched
+    return {**small, "product": product}
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_every_kernel_compiles_for_every_gpu_without_spills(target: str) -> None:
+    chip = find_chip(target)
+    with standing_in(chip):
+        for name, launch in launches().items():
+            if name == "product" and "nvfp4" not in chip.device.block_scales:
+                continue  # never launched there: see `why_no_nvfp4`
+            code = compile_launch(launch, chip)
+            assert code.registers > 0
+            assert code.spills == 0, name
+            assert code.files["hsaco" if chip.amd else "cubin"]
+            if name == "product":
+                assert any("mxf4nvf4" in i for i in code.instructions), code.instructions
+
+
+def test_bytes_of_a_pack_by_hand() -> None:
+    # x [256, 128] bf16, both orientations, 8 tiles of 64x64 look for the largest magnitude.
+    sides = ((NVFP4, False, False, 0), (NVFP4, True, False, 0))
+    first, second = packed.pack_launches(SHAPE, BF16, sides, 16, "bf16")
+    read = 256 * 128 * 2  # 65536
+    assert first.minimum == first.moved == read + 2 * 8 * 4  # two lists of 8 partial maxima
+    row = 256 * 128 // 2 + 256 * 128 // 16 + 4  # codes, one byte a block, one float: 18436
+    column = 128 * 256 // 2 + 128 * 256 // 16 + 4
+    assert second.minimum == read + row + column + 8 * 4
+    # 2x2 programs of 128x64 load 8 partial maxima for each side.
+    assert second.grid == (2, 2, 1)
+    assert second.moved == read + row + column + 4 * 2 * 8 * 4
+    assert second.moved / second.minimum < 1.1
+
+
+def test_bytes_of_a_product_by_hand() -> None:
+    found = packed.product_launch(torch.Size((256, 64)), torch.Size((128, 64)), BF16, False)
+    codes = (256 + 128) * 64  # 128 summed elements, two to a byte
+    scales = 256 * 8 + 128 * 8  # a byte for 16 elements; tiles of 128 rows and 4 blocks are full
+    assert found.minimum == codes + scales + 2 * 4 + 256 * 128 * 2
+    assert found.flops == 2 * 256 * 128 * 128
+
+
+def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
+    nearest = Rounding(mode="nearest")
+    taken = ("e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "e5m2/tensor/fp32")
+    left = ("int8/row/fp32", "e2m1/1x16/e4m3:4over6/fp32", "nf4/1x64/fp32", "e2m1/3x7/e4m3/fp32")
+    assert [gpu.fuses(parse_format(text), nearest) for text in taken] == [True] * 3
+    assert [gpu.fuses(parse_format(text), nearest) for text in left] == [False] * 4
+
+
+def test_the_gpu_check_runs_without_a_gpu_and_says_why() -> None:
+    from tests.gpu_check import CHECKS, run
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: run make gpu-check")
+    assert list(run()) == [(name, "skipped", "no CUDA device") for name, _ in CHECKS]

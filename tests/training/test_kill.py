@@ -1,0 +1,27 @@
+"""kill -9, and on from the last checkpoint: the bits of a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one() -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "qgraph.training.kill_test", "--kills", "2", "--steps", "6", "--save-every",
+            "2", "--seed", "5", "--json",
+        ],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["differs"] == []
+    lives = found["lives"]
+    assert [life["finished"] for life in lives] == [False, False, True]
+    assert lives[0]["step"] == 3  # under this seed
+    assert lives[1]["start"] == 2  # it went on, and did not begin anew

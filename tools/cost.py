@@ -1,0 +1,177 @@
+"""qgraph cost: FLOPs, bytes, and the time and memory a device should take, from shapes alone."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from typing import Annotated, Any
+
+import typer
+
+from qgraph.backend.devices import find_device
+from qgraph.backend.speed import read_speeds
+from qgraph.policy import load_policy
+from qgraph.tools.amounts import bytes_text, count_text
+from qgraph.tools.screen import print_json, progress, width
+
+ROLES = ("fprop", "dgrad", "wgrad")
+
+
+def cost(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="As for convert; only its config is read. Also preset:llama-7b, llama3-8b, llama3-70b."
+        ),
+    ],
+    policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
+    device: Annotated[str, typer.Option(help="a100, h100, b200, rtx5090 or mi355x.")] = "b200",
+    batch: Annotated[int, typer.Option(min=1, help="Sequences a step, on one device.")] = 1,
+    length: Annotated[
+        int, typer.Option("--length", "--seq", min=1, help="Tokens per sequence.")
+    ] = 4096,
+    speeds: Annotated[
+        str, typer.Option(help="Speeds for the relative cost; bf16 is 1.")
+    ] = "fp8=2,fp4=4",
+    efficiency: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Part of the matrix peak that is reached.")
+    ] = 0.7,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Capture every block, also where all are alike.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what POLICY costs MODEL on a device: FLOPs by product, bytes, predicted time and memory.
+
+    For example: qgraph cost preset:llama-7b --policy nvfp4 --device b200 --batch 2 --length 4096
+
+    No weights are loaded and nothing runs: the step is captured from shapes. What is assumed is
+    printed. JSON keys: model, policy, device, batch, length, parameters, blocks, captured, flops,
+    lines, split, relative, speeds, memory (bytes), time (seconds), speedup, products_speedup, fits,
+    assumptions, unused_rules.
+    """
+    chosen, chip, relative = load_policy(policy), find_device(device), read_speeds(speeds)
+    with progress(3) as step:
+        step("loading torch")
+        import transformers
+
+        from qgraph.backend.costing import Assumptions, cost, plan_step
+        from qgraph.backend.shapes import outline_step
+        from qgraph.policy import unused_rules, why_unused
+
+        transformers.utils.logging.disable_progress_bar()
+        step("capturing the training step from shapes")
+        outline = outline_step(model, chosen, batch=batch, length=length, whole=whole)
+        step("counting")
+        plans = plan_step(outline, chosen)
+        assumed = Assumptions(matrix_efficiency=efficiency)
+        sites = outline.sites
+        unused = [f"{r.text}: {why_unused(r, sites)}" for r in unused_rules(chosen, sites)]
+        found = {
+            "model": model,
+            "policy": chosen.name,
+            "device": chip.name,
+            "batch": batch,
+            "length": length,
+            "parameters": sum(outline.parameters.values()),
+            "blocks": outline.blocks,
+            "captured": outline.captured,
+            **cost(outline, plans, chip, relative, assumed),
+            "unused_rules": unused,
+        }
+    if as_json:
+        print_json(found)
+    else:
+        sys.stdout.write(_text(found, chip.title, chip.source, width()))
+
+
+def _text(found: dict[str, Any], title: str, source: str, columns: int) -> str:
+    tokens = count_text(found["batch"] * found["length"])
+    head = f"{found['model']}, {count_text(found['parameters'])} parameters, {tokens} tokens a step"
+    lines = [f"{head}, {title}", "", *_products(found), ""]
+    high, own = found["time"]["high"], found["time"]["policy"]
+    lines += _table(f"{'time, ms':<22}", found["policy"], high, own, lambda v: f"{1e3 * v:.2f}")
+    high, own = found["memory"]["high"], found["memory"]["policy"]
+    lines += ["", *_table(f"{'memory':<22}", found["policy"], high, own, bytes_text)]
+    lines += [
+        "",
+        (
+            f"predicted speed-up of a step {found['speedup']:.2f}, of its products alone "
+            f"{found['products_speedup']:.2f}"
+        ),
+    ]
+    if not found["fits"]:
+        lines.append(f"warning: this does not fit one {found['device']}; time is as if it did")
+    split = ", ".join(f"{part} {100 * share:.1f}%" for part, share in found["split"].items())
+    speeds = ", ".join(f"{kind} {speed:g}" for kind, speed in found["speeds"].items())
+    shares = ", ".join(f"{name} {100 * part:.1f}%" for name, part in found["relative"].items())
+    lines += [
+        f"forward FLOPs of the blocks: {split}",
+        f"cost of the blocks' products over bf16, at speeds {speeds}: {shares}",
+        *(f"warning: {text}" for text in found["unused_rules"]),
+        *_assumptions(found, source),
+    ]
+    wrapped = (
+        textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) or [""]
+        if len(line) > columns
+        else [line]
+        for line in lines
+    )
+    return "\n".join(part for lines in wrapped for part in lines) + "\n"
+
+
+def _products(found: dict[str, Any]) -> list[str]:
+    rows = [
+        f"{'product':<24}{'formats':<13}{'runs as':<9}{'count':>6}{'FLOPs':>8}{'share':>7}{'ms':>8}"
+    ]
+    reasons: dict[str, float] = {}
+    for part in dict.fromkeys(line["part"] for line in found["lines"]):
+        for role in ROLES:
+            for line in sorted(found["lines"], key=lambda line: -line["flops"]):
+                if (line["part"], line["role"]) != (part, role):
+                    continue
+                share = line["flops"] / (found["flops"] or 1)
+                rows.append(
+                    f"{part + ' ' + role:<24}{line['formats']:<13}{line['runs_as']:<9}{line['count']:>6}"
+                    f"{count_text(line['flops']):>8}{100 * share:>6.1f}%{1e3 * line['seconds']:>8.2f}"
+                )
+                reason = line["reason"]
+                reasons[reason] = reasons.get(reason, 0.0) + share
+    rows += [
+        f"{100 * share:6.1f}%  {reason or 'codes and scales multiplied by the matrix unit'}"
+        for reason, share in sorted(reasons.items(), key=lambda item: -item[1])
+    ]
+    return rows
+
+
+def _table(
+    title: str, policy: str, high: dict[str, float], own: dict[str, float], show: Any
+) -> list[str]:
+    rows = [f"{title}{'high':>12}{policy[:20]:>22}"]
+    rows += [f"  {name:<20}{show(high[name]):>12}{show(own[name]):>22}" for name in high]
+    whole = show(sum(high.values())), show(sum(own.values()))
+    return [*rows, f"  {'in all':<20}{whole[0]:>12}{whole[1]:>22}"]
+
+
+def _assumptions(found: dict[str, Any], source: str) -> list[str]:
+    assumed = found["assumptions"]
+    blocks = f"all {found['blocks']} blocks captured"
+    if found["captured"] < found["blocks"]:
+        blocks = f"{found['captured']} of {found['blocks']} equal blocks captured, the middle one repeated"
+    return [
+        (
+            f"assumed: dense peaks of the {source}, {100 * assumed['matrix_efficiency']:.0f}% reached; "
+            f"{100 * assumed['bandwidth_efficiency']:.0f}% of bandwidth; nothing overlaps; one device"
+        ),
+        (
+            "assumed: elementwise work fused as well as can be; each operand quantized once, in a pass of "
+            "its own, two where a scale needs the whole tensor; attention without causal savings"
+        ),
+        (
+            f"assumed: bf16 weights of {assumed['weight_bytes']} bytes, or their codes where all products "
+            f"read codes; master weights {assumed['master_bytes']}, gradients {assumed['gradient_bytes']}, "
+            f"AdamW {assumed['optimizer_bytes']} bytes; activations as torch's partitioner keeps them, as "
+            "codes where nothing but quantized products reads them"
+        ),
+        f"assumed: {blocks}",
+    ]
