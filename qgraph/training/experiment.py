@@ -41,7 +41,7 @@ class Experiment:
 
     `measure` names the kind of run (see `qgraph.training.measures`), `settings` are its numbers.
     `baseline` is the arm that the table subtracts; `twin`, if any, is the baseline once more from
-    weights changed in the seventh digit: how far the two differ is the noise of a run.
+    initial weights changed by 1%: how far the two differ is the noise of a run.
     """
 
     name: str

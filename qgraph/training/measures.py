@@ -23,7 +23,6 @@ from qgraph.training.text import read_text, tokenize
 Metrics = dict[str, float]
 Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]
 MODELS: dict[str, Any] = {}  # compiled models by policy: compiling costs more than a short run
-PERTURBATION = 1e-6
 _SHAPE = ("hidden", "layers", "batch", "length", "steps", "rate")
 
 
@@ -31,7 +30,7 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
     """Train a byte-level Llama under the arm's policy, on the standard library's sources.
 
     Arm keys: `policy`; `rate`; `then` (a list of {at, policy}: from that share of the steps on,
-    another policy); `perturb` (weights changed by a millionth). Metrics: `loss`, the mean over the
+    another policy); `perturb` (initial weights changed by that share). Metrics: `loss`, the mean over the
     last steps; `sharpness`, see `logit_sharpness`; `spikes`, the share of steps whose loss stands
     7 standard deviations above the 50 before; `diverged`, 1 if the end is no better than a tenth
     of the way in, or not finite.
@@ -44,7 +43,7 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
         stages.append((at, experiment.policy(arm, later["policy"])))
     draw = torch.Generator().manual_seed(seed)
     batches = _Batches(settings, draw)
-    weights = _fresh(settings, seed, perturb=bool(settings.get("perturb")))
+    weights = _fresh(settings, seed, perturb=float(settings.get("perturb", 0.0)))
     stage: tuple[Any, torch.optim.Optimizer] | None = None
     losses: list[float] = []
     logits, labels = torch.zeros(()), torch.zeros(())
@@ -261,11 +260,11 @@ class _Batches:
         return torch.stack([ids[s : s + self.length] for s in starts.tolist()])
 
 
-def _fresh(settings: Mapping[str, Any], seed: int, perturb: bool) -> dict[str, Tensor]:
+def _fresh(settings: Mapping[str, Any], seed: int, perturb: float) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     state = {name: value.clone() for name, value in _llama(settings).state_dict().items()}
     if perturb:
-        state = {n: v * (1 + PERTURBATION * torch.randn_like(v)) for n, v in state.items()}
+        state = {n: v * (1 + perturb * torch.randn_like(v)) for n, v in state.items()}
     return state
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import torch
 
+from qgraph.training.experiment import experiment_names
 from qgraph.training.reproduce import Outcome
 from qgraph.training.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, twin_noise
 
@@ -42,7 +43,7 @@ def noise_text(outcome: Outcome) -> str:
     metric = experiment.metrics[0]
     noise = twin_noise(experiment, outcome.results, metric)
     return (
-        f"noise: {metric} moves by up to {noise:.4f} when the weights change in the seventh digit "
+        f"noise: {metric} moves by up to {noise:.4f} when the initial weights change by 1% "
         f"({experiment.twin})"
     )
 
@@ -61,11 +62,11 @@ def page(outcomes: Sequence[Outcome]) -> str:
     lines = [
         "# The papers' experiments on a CPU",
         "",
-        "Written by `qgraph reproduce --all --page FILE`; one experiment: `qgraph reproduce NAME`.",
+        "Written by `qgraph reproduce NAMES --page FILE`; `--all` stands for all names.",
         f"torch {torch.__version__}, Python {python}, one thread. Text: the standard library's",
         "sources, as bytes; losses in nats per byte. A difference counts if its mean over seeds is",
         "above the noise: twice its standard error, and the distance of two baselines whose initial",
-        "weights differ in the seventh digit.",
+        "weights differ by 1%. Two or three seeds are few: a verdict is a hint, not a proof.",
         "",
         "| experiment | source | verdict | in detail |",
         "|---|---|---|---|",
@@ -75,6 +76,9 @@ def page(outcomes: Sequence[Outcome]) -> str:
         detail = ", ".join(f"{verdicts.count(m)} {m}" for m in MARKS.values() if m in verdicts)
         e = outcome.experiment
         lines.append(f"| [{e.name}](#{e.name}) | {e.source} | {outcome.verdict} | {detail} |")
+    left = sorted({*experiment_names()} - {outcome.experiment.name for outcome in outcomes})
+    if left:
+        lines += ["", f"Not run for this page: {', '.join(left)}."]
     for outcome in outcomes:
         lines += ["", *_section(outcome)]
     return "\n".join(lines) + "\n"
