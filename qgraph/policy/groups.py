@@ -7,10 +7,12 @@ from collections.abc import Mapping
 # A glob that begins with ! takes modules out again. `*` crosses dots.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # Output heads, routers of experts and embeddings of patches (decoder: BERT's and RoBERTa's).
+    # Not the proj_out of a diffusion model's attentions.
     "head": (
         "lm_head", "head", "generator_lm_head", "embed_out", "proj_out", "output_projection",
         "vocab_projector", "decoder", "score", "classifier", "classifier.1", "classifier.out_proj",
         "qa_outputs", "gate", "router", "router.layer", "shared_expert_gate", "*patch_embed*",
+        "!*attentions.*",
     ),
     # The projections of attention: q, k, v and output.
     "attention": (

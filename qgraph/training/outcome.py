@@ -67,6 +67,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "sources, as bytes; losses in nats per byte. A difference counts if its mean over seeds is",
         "above the noise: twice its standard error, and the distance of two baselines whose initial",
         "weights differ by 1%. Two or three seeds are few: a verdict is a hint, not a proof.",
+        "Models, steps and the noise rule were settled after first looks at some of these runs, to",
+        "fit minutes on a CPU; they were not fixed in advance.",
         "",
         "| experiment | source | verdict | in detail |",
         "|---|---|---|---|",
