@@ -98,6 +98,9 @@ def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:
 
 def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     totals = make_totals(entries)
+    if not entries:
+        yield f"policy {report.policy.name}: no product seen so far; products are known once a step has run"
+        return
     yield ""
     yield (
         f"policy {report.policy.name}: {len(report.quantized)} of {len(entries)} products quantized; "

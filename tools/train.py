@@ -225,14 +225,14 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        box=None, pad_edge=False, title=f"training loss, {result['model']}", title_justify="left"
-    )
+    sys.stdout.write(f"training loss, {result['model']}\n")
+    table = Table(box=None, pad_edge=False)
     names = [run.policy for run in runs]
     for name in ("step", *names, *(["gap"] if len(runs) > 1 else [])):
         table.add_column(name, justify="right")
     points = list(zip(*(run.losses for run in runs), strict=True))
-    for point in points[:: max(1, len(points) // 10)]:
+    every = max(1, len(points) // 10)
+    for point in points[(len(points) - 1) % every :: every]:  # the last one too
         table.add_row(str(point[0][0]), *_cells([loss for _, loss in point]))
     many = len(result["seeds"]) > 1
     for entry in result["seeds"]:

@@ -159,8 +159,8 @@ def _last_blocks(policy: Policy) -> Iterator[Finding]:
     if decided is not None:
         yield _finding(
             "last-blocks", decided.place,
-            f"every linear layer is in {FEW_BITS} bits: so trained, a 12B model diverged; the last blocks "
-            "are the most sensitive",
+            f"the last blocks are in {FEW_BITS} bits: they are the most sensitive, and so trained, a 12B "
+            "model diverged",
             "keep some high: - {match: {op: linear, last_blocks: 15%}, keep: high}", NVFP4,
         )  # fmt: skip
 

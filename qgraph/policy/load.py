@@ -34,6 +34,13 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
 
     Raises: PolicyError if there is none, or with the first fault in it.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise PolicyError(
+            "policy",
+            type(source).__name__,
+            "a policy is a file or a recipe's name",
+            "write qgraph.load_policy(PATH), or load_policy_dict of qgraph.policy for a dict",
+        )
     text, file = _find(os.fspath(source))
     return load_policy_text(text, file=file)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from qgraph.errors import FormatError
 from qgraph.formats import (
+    ELEMENTS,
     NAMED,
     BlockFormat,
     Rounding,
@@ -240,6 +241,8 @@ def _undeclared(text: str, path: Path, names: _Names) -> BlockFormat:
         fix = nearest(text, known)
         if not fix.startswith("did you mean") and (near := nearest(text, NAMED)).startswith("did"):
             fix = near
+        elif text in ELEMENTS:
+            fix = f"an element alone has no scale: write {text}/row/fp32, or {text}/1x32/ue8m0"
         raise names.document.fault(path, f"unknown format '{shown(text)}'", fix)
     try:
         return parse_format(text)
