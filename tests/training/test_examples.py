@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from qgraph.training import example_accelerate, example_loop
 from tests.training.models import llama
@@ -35,6 +36,7 @@ def test_accelerate_with_accumulation_and_bf16(
     source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch._dynamo.reset()
+    AcceleratorState._reset_state(reset_partial_state=True)  # a Trainer before it left its own
     losses = example_accelerate.main(5, source, codegen=False)
     assert len(losses) == 5
     assert losses[-1] < losses[0]
