@@ -19,7 +19,7 @@ from qgraph.passes.plan import Plan, plan_sites
 from qgraph.passes.recompute_casts import recompute_casts
 from qgraph.passes.share import share_quant
 from qgraph.passes.sites import GraphFacts, find_sites
-from qgraph.passes.split_products import split_bias, split_products
+from qgraph.passes.split_products import join_products, split_bias, split_products
 from qgraph.passes.verify import verify
 from qgraph.policy import Policy
 
@@ -57,7 +57,7 @@ def rewrite(
     split_products(graph)
     if policy.parameters is not None:
         recompute_casts(graph, facts)
-    plans = plan_sites(find_sites(graph, facts), policy, facts)
+    plans = join_products(graph, plan_sites(find_sites(graph, facts), policy, facts))
     for name, step in PASSES:
         step(graph, plans)
         if name == until:

@@ -14,6 +14,7 @@ The numbers stay the same. A bias's gradient parts from the wgrad only where tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,39 @@ def split_products(graph: Graph) -> None:
             graph.erase_node(node)
         elif name == _EXPERTS_BACKWARD:
             _split_experts(graph, node)
+
+
+def join_products(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Undo the splits of convolutions of which neither product is quantized.
+
+    Half of a backward may run other code than the whole: the same numbers, other bits.
+    """
+    halves: dict[object, Node] = {}
+    for plan in plans:
+        node = plan.site.node
+        kept = node.target is aten.convolution_backward.default and not plan.operands
+        if kept and plan.site.role == "dgrad":
+            halves[node.args[:-1]] = node
+    joined: dict[Node, Node] = {}
+    for plan in plans:
+        node = plan.site.node
+        if node.target is not aten.convolution_backward.default or plan.operands:
+            continue
+        half = halves.get(node.args[:-1])
+        if plan.site.role != "wgrad" or half is None or half in joined:
+            continue
+        joined[half] = node
+        for item in _items(half)[0]:
+            item.update_arg(0, node)
+        node.update_arg(len(node.args) - 1, [True, *node.args[-1][1:]])  # type: ignore[index]
+        node.meta["val"] = (half.meta["val"][0], *node.meta["val"][1:])
+        graph.erase_node(half)
+    return tuple(
+        replace(plan, site=replace(plan.site, node=joined[plan.site.node]))
+        if plan.site.node in joined
+        else plan
+        for plan in plans
+    )
 
 
 def split_bias(graph: Graph, plans: Sequence[Plan]) -> None:
