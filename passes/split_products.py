@@ -73,7 +73,8 @@ def join_products(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
         joined[half] = node
         for item in _items(half)[0]:
             item.update_arg(0, node)
-        node.update_arg(len(node.args) - 1, [True, *node.args[-1][1:]])  # type: ignore[index]
+        mask: Any = node.args[-1]
+        node.update_arg(len(node.args) - 1, [True, *mask[1:]])
         node.meta["val"] = (half.meta["val"][0], *node.meta["val"][1:])
         graph.erase_node(half)
     return tuple(
