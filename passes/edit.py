@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import getitem
 from typing import Any
 
 import torch
@@ -94,4 +95,14 @@ def add_node(
     mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
     with mode:
         node.meta["val"] = target(*values, **options)  # type: ignore[operator]
+    return node
+
+
+def add_item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
+    """Add the result of that index of `stored`, a node with several, in the place of `like`."""
+    node = graph.call_function(getitem, (stored, index))
+    node.meta = {
+        key: value for key, value in like.meta.items() if key not in ("val", "tensor_meta")
+    }
+    node.meta["val"] = stored.meta["val"][index]
     return node

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import getitem
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph import ops
 from qgraph.ops.native import MAX_SUMMED, native_kind
-from qgraph.passes.edit import add_node, below_permutes
+from qgraph.passes.edit import add_item, add_node, below_permutes
 from qgraph.passes.plan import Plan
 from qgraph.passes.targets import argument_node, value_of
 
@@ -59,7 +58,10 @@ def _lower(graph: Graph, plan: Plan, made: _Codes, always: bool) -> Plan:
             key = (base, axis, text)
             if key not in made:
                 stored = add_node(graph, ops.quantize, (base, text, axis), like=product)
-                made[key] = (_item(graph, stored, 0, product), _item(graph, stored, 1, product))
+                made[key] = (
+                    add_item(graph, stored, 0, product),
+                    add_item(graph, stored, 1, product),
+                )
             arguments += made[key]
         bias = argument_node(product, 0) if product.target is aten.addmm.default else None
         texts = [text for _, _, text in sources]
@@ -68,15 +70,6 @@ def _lower(graph: Graph, plan: Plan, made: _Codes, always: bool) -> Plan:
     product.replace_all_uses_with(new)
     graph.erase_node(product)
     return replace(plan, lowering=f"native {kind}")
-
-
-def _item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
-    node = graph.call_function(getitem, (stored, index))
-    node.meta = {
-        key: value for key, value in like.meta.items() if key not in ("val", "tensor_meta")
-    }
-    node.meta["val"] = stored.meta["val"][index]
-    return node
 
 
 def _kind(plan: Plan, always: bool) -> tuple[str, list[tuple[Node, int, str]]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import getitem
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.ops.native import why_no_nvfp4
 from qgraph.ops.packed import FORMATS
-from qgraph.passes.edit import add_node, below_permutes
+from qgraph.passes.edit import add_item, add_node, below_permutes
 from qgraph.passes.plan import Plan
 from qgraph.passes.targets import argument_node, value_of
 
@@ -139,7 +138,7 @@ def _pack(
             node = add_node(graph, ops.pack, _arguments(pair), like=like)
             for axis, one in pair.items():
                 start = 0 if axis == -1 else 3
-                parts = [_item(graph, node, start + i, like) for i in range(3)]
+                parts = [add_item(graph, node, start + i, like) for i in range(3)]
                 found[one] = (parts[0], parts[1], parts[2])
     return found
 
@@ -166,12 +165,3 @@ def _arguments(pair: dict[int, Side]) -> tuple[Any, ...]:
         )
     seed = next((s.seed for s in pair.values() if s.seed is not None), None)
     return (*arguments, turned.signs, turned.output, seed)
-
-
-def _item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
-    node = graph.call_function(getitem, (stored, index))
-    node.meta = {
-        key: value for key, value in like.meta.items() if key not in ("val", "tensor_meta")
-    }
-    node.meta["val"] = stored.meta["val"][index]
-    return node

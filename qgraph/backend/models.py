@@ -119,6 +119,8 @@ def _preset(name: str) -> Any:
 
 def model_class(name: str, config: Any) -> Any:
     """Return the class the config names; a causal language model if it names none."""
+    if name.startswith("preset:"):
+        return transformers.LlamaForCausalLM
     for architecture in config.architectures or []:
         found = getattr(transformers, architecture, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):

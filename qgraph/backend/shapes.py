@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import transformers
 from functorch.compile import min_cut_rematerialization_partition
 from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -86,9 +85,7 @@ def outline_step(
     Raises: ModelError as `load_config` and `capture`.
     """
     config = load_config(name)
-    kind = transformers.LlamaForCausalLM
-    if not name.startswith("preset:"):
-        kind = model_class(name, config)
+    kind = model_class(name, config)
     make = getattr(kind, "from_config", kind)
     return outline_config(make, config, policy, batch=batch, length=length, whole=whole)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
 from transformers.initialization import no_init_weights
 
 from qgraph.backend.models import load_config, model_class
@@ -19,9 +18,7 @@ def load_skeleton(name: str) -> Any:
     Raises: ModelError as `load_config`.
     """
     config = load_config(name)
-    kind = (
-        transformers.LlamaForCausalLM if name.startswith("preset:") else model_class(name, config)
-    )
+    kind = model_class(name, config)
     dtype = {} if name.startswith("preset:") else {"dtype": config.dtype}
     with no_init_weights():
         model = kind._from_config(config, **{k: v for k, v in dtype.items() if v is not None})
