@@ -16,7 +16,7 @@ from qgraph.passes.lower_native import lower_native
 from qgraph.passes.lower_nvfp4 import lower_nvfp4
 from qgraph.passes.pad_groups import pad_groups
 from qgraph.passes.plan import Plan, plan_sites
-from qgraph.passes.recompute_casts import recompute_casts
+from qgraph.passes.recompute import recompute_casts, recompute_weights
 from qgraph.passes.share import share_quant
 from qgraph.passes.sites import GraphFacts, find_sites
 from qgraph.passes.split_products import join_products, split_bias, split_products
@@ -62,6 +62,7 @@ def rewrite(
         step(graph, plans)
         if name == until:
             return plans
+    recompute_weights(graph, facts)
     if target == "emulate":
         return plans
     return lower_native(graph, lower_nvfp4(graph, plans), always=target == "native-always")

@@ -29,6 +29,7 @@ from qgraph.passes.targets import (
     aten,
     is_convolution,
     is_grouped,
+    root_of,
     size_hint,
     value_of,
 )
@@ -261,17 +262,10 @@ def _backward_kinds(
         elif "weight" in pair.kinds:
             kind = "input"
         else:
-            same = _root(sources[other]) is _root(argument_node(pair.node, first))
+            same = root_of(sources[other]) is root_of(argument_node(pair.node, first))
             kind = "lhs" if same else "rhs"
     pairs = ("grad_output", kind)
     return pairs if gradient == 0 else pairs[::-1]
-
-
-def _root(source: Node) -> Node:
-    """Follow views and casts back to where the numbers come from."""
-    while source.op == "call_function" and source.target in VIEWS:
-        source = source.all_input_nodes[0]
-    return source
 
 
 def _weight(source: Node, parameters: frozenset[str]) -> Node | None:

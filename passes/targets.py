@@ -51,6 +51,13 @@ def is_convolution(node: Node) -> bool:
     return node.target in (aten.convolution.default, aten.convolution_backward.default)
 
 
+def root_of(source: Node) -> Node:
+    """Follow views and casts back to where the numbers come from."""
+    while source.op == "call_function" and source.target in VIEWS:
+        source = source.all_input_nodes[0]
+    return source
+
+
 def argument_node(node: Node, position: int) -> Node:
     """Return the node at `position` of a product's arguments."""
     found = node.args[position]

@@ -1,22 +1,27 @@
-"""qgraph bench: what a policy costs, beside plain Inductor."""
+"""qgraph bench: what a policy costs, beside plain Inductor, other tools, and as a model grows."""
 
 from __future__ import annotations
 
 import copy
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from qgraph.policy import load_policy
+from qgraph.errors import ModelError
+from qgraph.policy import Policy, load_policy
 from qgraph.tools.screen import print_json, progress, width
+
+Say = Callable[[str], None]
 
 
 def bench(
     model: Annotated[
-        str, typer.Option(help="As for convert; preset:bench-llama is the model the README quotes.")
-    ] = ("preset:bench-llama"),
+        list[str] | None,
+        typer.Option(help="As for convert; several make a table. Default: preset:bench-llama."),
+    ] = None,
     policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
     target: Annotated[
         str,
@@ -30,125 +35,206 @@ def bench(
     telemetry: Annotated[
         int, typer.Option(min=0, help="Also time telemetry every so many steps; 0: leave it out.")
     ] = 0,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also time torchao's emulation and naive fake quant.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
 
     For example: qgraph bench --policy nvfp4 --telemetry 100
 
-    JSON keys: model, policy, target, lowering (how many products run how), device, tokens, rounds;
-    plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one step,
-    above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time spent
-    in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry: every, idle
-    and look (steps without and with a look at every quantizer, over qgraph's), overhead (a share of
-    qgraph's step, when one step of `every` looks).
+    With several models, one line for each: qgraph bench --model preset:bench-llama,layers=8 --model
+    preset:bench-llama,layers=16,hidden=256
+
+    JSON keys: model, policy, target, lowering (how many products run how), products, device, tokens,
+    rounds; plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one
+    step, above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time
+    spent in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry:
+    every, idle and look (steps without and with a look at every quantizer, over qgraph's), overhead (a
+    share of qgraph's step, when one step of `every` looks); with --peers also peers: by name, ratios
+    as above, or skipped with the reason. With several models: models, a list of these.
     """
     chosen = load_policy(policy)
-    with progress(rounds + 4) as step:
-        step("loading torch")
-        import torch
+    names = model or ["preset:bench-llama"]
+    results = []
+    with progress(len(names) * (rounds + 4)) as step:
+        for name in names:
+            step("loading torch" if len(names) == 1 else name)
+            results.append(
+                _timed(name, chosen, target, batch, length, rounds, telemetry, peers, step)
+            )
+    if as_json:
+        print_json(results[0] if len(results) == 1 else {"models": results})
+    elif len(results) == 1:
+        _print_one(results[0])
+    else:
+        _print_many(results)
 
-        from qgraph.backend.examples import example_inputs
-        from qgraph.backend.jit import check_target, compile, coverage, enter_stage
-        from qgraph.backend.measure import measure, training_step
-        from qgraph.backend.models import load_model
-        from qgraph.ops.observe import make_recorder
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        plain = load_model(model).to(device)
-        inputs = example_inputs(plain, batch, length)
-        with torch.no_grad():
-            plain(**inputs)  # some models set themselves up in their first call
-        quantized = compile(copy.deepcopy(plain), chosen, target=check_target(target))
-        plain.compile()
-        steps = {"plain": training_step(plain, inputs), "qgraph": training_step(quantized, inputs)}
-        if telemetry:
-            observed = compile(copy.deepcopy(plain), chosen, target=check_target(target))
-            number, recorder = make_recorder()
-            enter_stage(observed, coverage(observed).policy, (number, False))
-            steps["idle"] = training_step(observed, inputs)
+def _timed(
+    model: str, policy: Policy, target: str, batch: int, length: int, rounds: int,
+    telemetry: int, peers: bool, say: Say,
+) -> dict[str, Any]:  # fmt: skip
+    """Return one model's times, as --json gives them."""
+    import torch
 
-            def look() -> None:
-                recorder.due = True
-                steps["idle"]()
-                recorder.due = False
-                recorder.clear()
+    from qgraph.backend.examples import example_inputs
+    from qgraph.backend.jit import check_target, compile, coverage
+    from qgraph.backend.measure import Timing, measure, training_step
+    from qgraph.backend.models import load_model
 
-            steps["look"] = look
-        times = measure(steps, rounds, step)
-    first, second = times["plain"], times["qgraph"]
-    extra = {}
+    torch.compiler.reset()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = load_model(model).to(device)
+    inputs = example_inputs(plain, batch, length)
+    with torch.no_grad():
+        plain(**inputs)  # some models set themselves up in their first call
+    others, skipped = _peers(plain) if peers else ({}, {})
+    quantized = compile(copy.deepcopy(plain), policy, target=check_target(target))
+    steps = {"plain": training_step(plain, inputs), "qgraph": training_step(quantized, inputs)}
+    steps |= {name: training_step(other, inputs) for name, other in others.items()}
     if telemetry:
-        idle, looks = (times.pop(name).median / second.median for name in ("idle", "look"))
-        overhead = ((telemetry - 1) * idle + looks) / telemetry - 1
-        extra["telemetry"] = {"every": telemetry, "idle": idle, "look": looks, "overhead": overhead}
-    passes = coverage(quantized).pass_seconds
-    share = passes / second.first_call
+        observed = compile(copy.deepcopy(plain), policy, target=check_target(target))
+        steps |= _looking(observed, training_step(observed, inputs))
+    plain.compile()
+    times = measure(steps, rounds, say)
+    first, second = times["plain"], times["qgraph"]
+
+    def ratios(time: Timing) -> dict[str, float]:
+        return {
+            "first_call": time.first_call / first.first_call,
+            "step": time.median / first.median,
+            "peak_memory": time.peak_memory / max(1, first.peak_memory),
+        }
+
+    report = coverage(quantized)
     result: dict[str, Any] = {
         "model": model,
-        "policy": chosen.name,
+        "policy": policy.name,
         "target": target,
-        "lowering": dict(Counter(e.lowering for e in coverage(quantized).entries if e.lowering)),
+        "lowering": dict(Counter(e.lowering for e in report.entries if e.lowering)),
+        "products": len(report.entries),
         "device": device,
         "tokens": batch * length,
         "rounds": rounds,
         **{
             name: {
-                "first_call_s": time.first_call,
-                "median_step_s": time.median,
-                "steps_s": time.steps,
-                "peak_memory_bytes": time.peak_memory,
+                "first_call_s": times[name].first_call,
+                "median_step_s": times[name].median,
+                "steps_s": times[name].steps,
+                "peak_memory_bytes": times[name].peak_memory,
             }
-            for name, time in times.items()
+            for name in ("plain", "qgraph")
         },
-        "ratios": {
-            "first_call": second.first_call / first.first_call,
-            "step": second.median / first.median,
-            "peak_memory": second.peak_memory / max(1, first.peak_memory),
-        },
-        "pass_s": passes,
-        "pass_share": share,
-        **extra,
+        "ratios": ratios(second),
+        "pass_s": report.pass_seconds,
+        "pass_share": report.pass_seconds / second.first_call,
     }
-    if as_json:
-        print_json(result)
-        return
+    if telemetry:
+        idle, look = (times[name].median / second.median for name in ("idle", "look"))
+        overhead = ((telemetry - 1) * idle + look) / telemetry - 1
+        result["telemetry"] = {"every": telemetry, "idle": idle, "look": look, "overhead": overhead}
+    if peers:
+        result["peers"] = {name: ratios(times[name]) for name in others} | skipped
+    return result
+
+
+def _peers(plain: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Return a copy of the model for each peer, and why a peer has none."""
+    from qgraph.backend.peers import PEERS
+
+    found, skipped = {}, {}
+    for name, prepare in PEERS.items():
+        try:
+            found[name] = prepare(copy.deepcopy(plain))
+        except ModelError as error:
+            skipped[name] = {"skipped": error.problem}
+    return found, skipped
+
+
+def _looking(model: Any, run: Callable[[], None]) -> dict[str, Callable[[], None]]:
+    """Return a step that could look at every quantizer and does not, and one that does."""
+    from qgraph.backend.jit import coverage, enter_stage
+    from qgraph.ops.observe import make_recorder
+
+    number, recorder = make_recorder()
+    enter_stage(model, coverage(model).policy, (number, False))
+
+    def look() -> None:
+        recorder.due = True
+        run()
+        recorder.due = False
+        recorder.clear()
+
+    return {"idle": run, "look": look}
+
+
+def _print_one(result: Mapping[str, Any]) -> None:
+    first, second, ratios = (result[key] for key in ("plain", "qgraph", "ratios"))
+    rows = []
+    for label, key, ratio, factor, form in (
+        ("first call", "first_call_s", "first_call", 1.0, ".1f"),
+        (f"step, median of {result['rounds']}", "median_step_s", "step", 1e3, ".0f"),
+        ("peak memory of a step", "peak_memory_bytes", "peak_memory", 2**-20, ".0f"),
+    ):
+        unit = {1.0: "s", 1e3: "ms"}.get(factor, "MiB")
+        cells = [f"{factor * side[key]:{form}} {unit}" for side in (first, second)]
+        rows.append((label, *cells, f"{ratios[ratio]:.2f}"))
+    title = f"{result['model']}, {result['tokens']} tokens, {result['device']}"
+    _print_table(title, ("", "plain", result["policy"], "ratio"), rows)
+    for lowering, count in result["lowering"].items():
+        sys.stdout.write(f"{count} products: {lowering}\n")
+    sys.stdout.write(
+        f"qgraph's passes: {result['pass_s']:.2f} s, {100 * result['pass_share']:.1f}% of its first call\n"
+    )
+    if "telemetry" in result:
+        found = result["telemetry"]
+        sys.stdout.write(
+            f"telemetry: a step that looks takes {found['look']:.2f} of one without telemetry, any other "
+            f"{found['idle']:.3f}; every {found['every']} steps that is {100 * found['overhead']:+.1f}% of step time\n"
+        )
+    if "peers" in result:
+        everyone = {f"qgraph {result['policy']}": ratios} | result["peers"]
+        timed = {name: found for name, found in everyone.items() if "step" in found}
+        rows = [
+            (name, *(f"{found[key]:.2f}" for key in ("step", "first_call", "peak_memory")))
+            for name, found in sorted(timed.items(), key=lambda item: item[1]["step"])
+        ]
+        title = "over plain Inductor"
+        _print_table(f"\n{title}", ("", "step", "first call", "peak memory"), rows)
+        for name in everyone.keys() - timed.keys():
+            sys.stdout.write(f"{name}: not run: {everyone[name]['skipped']}\n")
+
+
+def _print_many(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each model: what grows, and what stays in proportion."""
+    rows = [
+        (
+            result["model"],
+            str(result["products"]),
+            f"{result['qgraph']['first_call_s']:.0f} s",
+            f"{result['pass_s']:.2f} s",
+            f"{1e3 * result['pass_s'] / max(1, result['products']):.1f} ms",
+            *(f"{result['ratios'][key]:.2f}" for key in ("first_call", "step", "peak_memory")),
+        )
+        for result in results
+    ]
+    first = results[0]
+    title = f"{first['policy']}, {first['tokens']} tokens, {first['device']}; ratios over plain"
+    names = (
+        "model", "products", "first call", "passes", "a product", "first call", "step", "memory",
+    )  # fmt: skip
+    _print_table(title, names, rows)
+
+
+def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title=f"{model}, {batch * length} tokens, {device}",
-        title_justify="left",
-    )
-    for name, kind in (
-        ("", "left"),
-        ("plain", "right"),
-        (chosen.name, "right"),
-        ("ratio", "right"),
-    ):
-        table.add_column(name, justify=kind)  # type: ignore[arg-type]
-    for label, one, two, unit, form in (
-        ("first call", first.first_call, second.first_call, "s", ".1f"),
-        (f"step, median of {rounds}", 1e3 * first.median, 1e3 * second.median, "ms", ".0f"),
-        (
-            "peak memory of a step",
-            first.peak_memory / 2**20,
-            second.peak_memory / 2**20,
-            "MiB",
-            ".0f",
-        ),
-    ):
-        table.add_row(
-            label, f"{one:{form}} {unit}", f"{two:{form}} {unit}", f"{two / max(one, 1e-9):.2f}"
-        )
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for index, name in enumerate(names):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
     Console(file=sys.stdout, width=width()).print(table)
-    for lowering, count in result["lowering"].items():
-        sys.stdout.write(f"{count} products: {lowering}\n")
-    sys.stdout.write(f"qgraph's passes: {passes:.2f} s, {100 * share:.1f}% of its first call\n")
-    if telemetry:
-        sys.stdout.write(
-            f"telemetry: a step that looks takes {looks:.2f} of one without telemetry, any other "
-            f"{idle:.3f}; every {telemetry} steps that is {100 * overhead:+.1f}% of step time\n"
-        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
+import os
 import statistics
 import tempfile
 import time
@@ -94,25 +95,26 @@ def fresh_cache(folder: str) -> Any:
 
 
 def _peak_memory(step: Step) -> int:
-    """Return the most memory `step` held above what was held before it, in bytes; 0 if unknown."""
+    """Return the most memory torch's allocator held for `step`, above what it held before, in bytes.
+
+    What the process takes from the system is more, and varies from run to run by what the C library
+    keeps for later.
+    """
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
-    try:
-        # What the allocator keeps for later would hide the step's own memory.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = _status("VmRSS")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints when it begins and ends
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         step()
-        return max(0, _status("VmHWM") - before)
-    except (OSError, AttributeError):
-        step()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    totals = [e["args"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory]"]
+    if not totals:
         return 0
-
-
-def _status(key: str) -> int:
-    """Return one size from /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+    held = totals[0]["Total Allocated"] - totals[0]["Bytes"]
+    return int(max(total["Total Allocated"] for total in totals) - held)

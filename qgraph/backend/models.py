@@ -47,13 +47,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 def load_model(name: str, seed: int = 0) -> Any:
     """Return a Hugging Face model in training mode, from a directory, the local hub cache, or a preset.
 
-    A preset (`preset:tiny-llama`) has random weights drawn from `seed`. Weights are read from
-    safetensors only; code that comes with a model is never run.
+    A preset (`preset:tiny-llama`, or `preset:tiny-llama,layers=8,hidden=256`: heads stay as wide, the
+    feed-forward in proportion) has random weights drawn from `seed`. Weights are read from safetensors
+    only; code that comes with a model is never run.
 
     Raises: ModelError saying what is missing and what to give instead.
     """
     config = load_config(name)
-    if name.removeprefix("preset:") in SHAPES and name.startswith("preset:"):
+    if name.split(",")[0].removeprefix("preset:") in SHAPES and name.startswith("preset:"):
         raise ModelError(
             f"{name}: has no weights, only shapes", f"use it with qgraph cost, or {_choices()}"
         )
@@ -106,15 +107,38 @@ def _source(name: str) -> str:
     return str(path) if path.is_dir() else name
 
 
-def _preset(name: str) -> Any:
-    if name in SHAPES:
-        return transformers.LlamaConfig(**SHAPES[name])
-    if name not in PRESETS:
+def _preset(text: str) -> Any:
+    """Return the config of `NAME` or of `NAME,layers=8,hidden=256`."""
+    name, *changes = text.split(",")
+    shapes = {**PRESETS, **SHAPES}
+    if name not in shapes:
         raise ModelError(
             f"preset:{name}: no such preset",
             f"use one of: {', '.join('preset:' + p for p in PRESETS)}",
         )
-    return transformers.LlamaConfig(**PRESETS[name])
+    shape = dict(shapes[name])
+    for change in changes:
+        key, _, number = change.partition("=")
+        if key not in ("layers", "hidden") or not number.isdecimal() or not int(number):
+            raise ModelError(
+                f"preset:{text}: '{change}' changes nothing of a preset",
+                f"write preset:{name},layers=8 or preset:{name},layers=8,hidden=256",
+            )
+        if key == "layers":
+            shape["num_hidden_layers"] = int(number)
+            continue
+        size, old = int(number), shape["hidden_size"]
+        heads = {k: shape[k] * size / old for k in ("num_attention_heads", "num_key_value_heads")}
+        if not all(count.is_integer() and count for count in heads.values()):
+            step = old // min(shape[k] for k in heads)
+            raise ModelError(
+                f"preset:{text}: hidden={size} does not make whole heads",
+                f"write a multiple of {step}",
+            )
+        shape |= {k: int(count) for k, count in heads.items()}
+        shape["intermediate_size"] = shape["intermediate_size"] * size // old
+        shape["hidden_size"] = size
+    return transformers.LlamaConfig(**shape)
 
 
 def model_class(name: str, config: Any) -> Any:

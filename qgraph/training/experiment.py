@@ -60,9 +60,9 @@ class Experiment:
     template: str = ""
     policies: Mapping[str, Any] = field(default_factory=dict)
 
-    def policy(self, arm: str, entry: object = None) -> Policy:
+    def policy(self, arm: str) -> Policy:
         """Return the policy of an arm: a recipe's name, a mapping, or the template filled in."""
-        chosen = self.arms[arm].get("policy") if entry is None else entry
+        chosen = self.arms[arm].get("policy")
         if isinstance(chosen, str) and chosen in self.policies:
             chosen = self.policies[chosen]
         if chosen is None and self.template:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from qgraph.backend.jit import compile
 from qgraph.formats import parse_format
@@ -18,6 +18,7 @@ from qgraph.policy import Policy
 from qgraph.policy.scaling_law import critical_tokens, penalty
 from qgraph.training.experiment import Experiment
 from qgraph.training.optimizer import quantize_optimizer
+from qgraph.training.run import Run
 from qgraph.training.text import read_text, tokenize
 
 Metrics = dict[str, float]
@@ -27,32 +28,28 @@ _SHAPE = ("hidden", "layers", "batch", "length", "steps", "rate")
 
 
 def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
-    """Train a byte-level Llama under the arm's policy, on the standard library's sources.
+    """Train a byte-level model under the arm's policy, on the standard library's sources.
 
-    Arm keys: `policy`; `rate`; `then` (a list of {at, policy}: from that share of the steps on,
-    another policy); `perturb` (initial weights changed by that share). Metrics: `loss`, the mean over the
-    last steps; `sharpness`, see `logit_sharpness`; `spikes`, the share of steps whose loss stands
-    7 standard deviations above the 50 before; `diverged`, 1 if the end is no better than a tenth
-    of the way in, or not finite.
+    Settings: `model` (llama or gpt2), its sizes, `steps`, `rate`, `tail`. Arm keys: `policy`, with its
+    schedule, optimizer states and stash; `rate`; `perturb` (initial weights changed by that share).
+    Metrics: `loss`, the mean over the last `tail` steps; `sharpness`, see `logit_sharpness`; `spikes`,
+    the share of steps whose loss stands 7 standard deviations above the 50 before; `diverged`, 1 if
+    the end is no better than a tenth of the way in, or not finite.
     """
     settings = {**experiment.settings, **experiment.arms[arm]}
     steps, tail = int(settings["steps"]), int(settings.get("tail", 50))
-    stages = [(0, experiment.policy(arm))]
-    for later in settings.get("then", ()):
-        at = round(steps * float(str(later["at"]).rstrip("%")) / 100)
-        stages.append((at, experiment.policy(arm, later["policy"])))
-    draw = torch.Generator().manual_seed(seed)
-    batches = _Batches(settings, draw)
-    weights = _fresh(settings, seed, perturb=float(settings.get("perturb", 0.0)))
-    stage: tuple[Any, torch.optim.Optimizer] | None = None
+    policy = experiment.policy(arm)
+    batches = _Batches(settings, torch.Generator().manual_seed(seed))
+    model = _compiled(policy, settings)
+    _load(model, _fresh(settings, seed, perturb=float(settings.get("perturb", 0.0))))
+    plain = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    optimizer = quantize_optimizer(plain, policy, model)
+    run = Run(model, steps=steps, say=say) if policy.schedule else None
     losses: list[float] = []
     logits, labels = torch.zeros(()), torch.zeros(())
     for step in range(steps):
-        if stages and stages[0][0] == step:
-            _, policy = stages.pop(0)
-            stage = _entered(policy, settings, stage, weights)
-        assert stage is not None, "the first begins at step 0"
-        model, optimizer = stage
         for group in optimizer.param_groups:
             group["lr"] = float(settings["rate"]) * _warm_cosine(step, steps)
         labels = batches.next()
@@ -62,6 +59,8 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if run is not None:
+            run.step(out.loss)
         losses.append(out.loss.item())
         logits = out.logits.detach()
         if step % 50 == 0:
@@ -207,7 +206,7 @@ def _plainly_trained(settings: Mapping[str, Any], seed: int, say: Callable[[str]
     key = f"plain {sorted((k, str(v)) for k, v in settings.items() if k in _SHAPE)} {seed}"
     if key not in MODELS:
         torch.manual_seed(seed)
-        model = _llama(settings)
+        model = _fresh_model(settings)
         optimizer = torch.optim.AdamW(model.parameters(), float(settings["rate"]), fused=True)
         batches = _Batches(settings, torch.Generator().manual_seed(seed))
         for step in range(int(settings["steps"])):
@@ -262,48 +261,48 @@ class _Batches:
 
 def _fresh(settings: Mapping[str, Any], seed: int, perturb: float) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    state = {name: value.clone() for name, value in _llama(settings).state_dict().items()}
+    state = {name: value.clone() for name, value in _fresh_model(settings).state_dict().items()}
     if perturb:
         state = {n: v * (1 + perturb * torch.randn_like(v)) for n, v in state.items()}
     return state
 
 
-def _llama(settings: Mapping[str, Any]) -> Any:
-    hidden = int(settings["hidden"])
+def _fresh_model(settings: Mapping[str, Any]) -> Any:
+    hidden, layers, length = (int(settings[key]) for key in ("hidden", "layers", "length"))
+    if settings.get("model", "llama") == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=256, n_embd=hidden, n_layer=layers, n_head=4, n_positions=length,
+                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+                bos_token_id=None, eos_token_id=None,
+            )
+        ).train()  # fmt: skip
     config = LlamaConfig(
         vocab_size=256, hidden_size=hidden, intermediate_size=3 * hidden,
-        num_hidden_layers=int(settings["layers"]), num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=int(settings["length"]), use_cache=False, bos_token_id=None,
+        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=length, use_cache=False, bos_token_id=None,
         eos_token_id=None,
     )  # fmt: skip
     return LlamaForCausalLM(config).train()
 
 
-def _entered(
-    policy: Policy,
-    settings: Mapping[str, Any],
-    before: tuple[Any, torch.optim.Optimizer] | None,
-    weights: Mapping[str, Tensor],
-) -> tuple[Any, torch.optim.Optimizer]:
-    """Return the model compiled under `policy` and its optimizer, going on from those before."""
-    shape = [settings[key] for key in ("hidden", "layers", "batch", "length")]
+def _compiled(policy: Policy, settings: Mapping[str, Any]) -> Any:
+    shape = [settings.get(key) for key in ("model", "hidden", "layers", "batch", "length")]
     key = f"language {shape} {policy.fingerprint()}"
+    if policy.schedule:  # it leaves its model at the last stage
+        return compile(_fresh_model(settings), policy, codegen=False)
     if key not in MODELS:
-        MODELS[key] = compile(_llama(settings), policy, codegen=False)
+        MODELS[key] = compile(_fresh_model(settings), policy, codegen=False)
         ids = torch.zeros(int(settings["batch"]), int(settings["length"]), dtype=torch.int64)
         MODELS[key](input_ids=ids, labels=ids).loss.backward()  # compiles
-    model = MODELS[key]
-    model.zero_grad(set_to_none=True)
-    state = weights if before is None else before[0].state_dict()
-    held = dict(model.named_buffers())
-    own = {name: torch.zeros_like(b) for name, b in held.items() if name in model.state_dict()}
-    model.load_state_dict({**own, **{n: v.clone() for n, v in state.items() if n not in own}})
-    fresh = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-    if before is not None:
-        fresh.load_state_dict(before[1].state_dict())
-    return model, quantize_optimizer(fresh, policy, model)
+    MODELS[key].zero_grad(set_to_none=True)
+    return MODELS[key]
+
+
+def _load(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights; histories, which the policy adds, begin at zero."""
+    own = {n: torch.zeros_like(v) for n, v in model.state_dict().items() if n not in weights}
+    model.load_state_dict({**own, **weights})
 
 
 def _warm_cosine(step: int, steps: int) -> float:

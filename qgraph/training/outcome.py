@@ -43,8 +43,8 @@ def noise_text(outcome: Outcome) -> str:
     metric = experiment.metrics[0]
     noise = twin_noise(experiment, outcome.results, metric)
     return (
-        f"noise: {metric} moves by up to {noise:.4f} when the initial weights change by 1% "
-        f"({experiment.twin})"
+        f"noise: {metric} moves by {noise:.4f} (root mean square) when the initial weights change "
+        f"by 1% ({experiment.twin})"
     )
 
 
@@ -65,10 +65,10 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "Written by `qgraph reproduce NAMES --page FILE`; `--all` stands for all names.",
         f"torch {torch.__version__}, Python {python}, one thread. Text: the standard library's",
         "sources, as bytes; losses in nats per byte. A difference counts if its mean over seeds is",
-        "above the noise: twice its standard error, and the distance of two baselines whose initial",
-        "weights differ by 1%. Two or three seeds are few: a verdict is a hint, not a proof.",
-        "Models, steps and the noise rule were settled after first looks at some of these runs, to",
-        "fit minutes on a CPU; they were not fixed in advance.",
+        "above the noise: the half width of its 95% interval by Student's t, and twice the error of a",
+        "mean of as many distances between baselines whose initial weights differ by 1%.",
+        "Settings, seeds, margins and this rule were fixed before the runs shown here. Three seeds are",
+        "few: what does not show here may be there.",
         "",
         "| experiment | source | verdict | in detail |",
         "|---|---|---|---|",

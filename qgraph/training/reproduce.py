@@ -81,10 +81,9 @@ def reproduce(experiment: Experiment, folder: Path, say: Say, detail: Say | None
 def run_key(experiment: Experiment, arm: str, seed: int) -> str:
     """Return a fingerprint of all that decides a run's numbers."""
     entry = dict(experiment.arms[arm])
-    stages = [experiment.policy(arm, s["policy"]).fingerprint() for s in entry.get("then", ())]
     policy = "" if experiment.measure in WITHOUT_POLICY else experiment.policy(arm).fingerprint()
     facts = [
-        experiment.measure, dict(experiment.settings), entry, policy, stages, seed, torch.__version__,
+        experiment.measure, dict(experiment.settings), entry, policy, seed, torch.__version__,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

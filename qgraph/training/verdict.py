@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from scipy.special import stdtrit
+
 from qgraph.training.experiment import Expectation, Experiment
 
 REPRODUCED, NOT_VISIBLE, CONTRADICTED = (
@@ -36,9 +38,10 @@ def judge(experiment: Experiment, results: Results) -> tuple[Finding, ...]:
     """Return a finding for each expectation.
 
     `less` is reproduced if the mean difference is above the noise, contradicted if it is as far
-    below zero, else not visible. Noise is the larger of twice the standard error over seeds, and of
-    the largest distance between the baseline and its twin. `equal` and `value` are reproduced
-    within their margin, contradicted if beyond it by more than the noise.
+    below zero, else not visible. Noise is the larger of two: the half width of the 95% interval of the
+    mean over seeds, by Student's t; and twice the error of a mean of so many differences that are each
+    as large as those between the baseline and its twin. `equal` and `value` are reproduced within
+    their margin, contradicted if beyond it by more than the noise.
     """
     return tuple(_finding(experiment, e, results) for e in experiment.expect)
 
@@ -52,7 +55,7 @@ def overall(findings: Sequence[Finding]) -> str:
 
 
 def twin_noise(experiment: Experiment, results: Results, metric: str) -> float:
-    """Return the largest distance between the baseline and its twin; 0 without a twin."""
+    """Return the root mean square distance between the baseline and its twin; 0 without a twin."""
     if not experiment.twin:
         return 0.0
     pairs = zip(
@@ -60,7 +63,7 @@ def twin_noise(experiment: Experiment, results: Results, metric: str) -> float:
         _values(results, (experiment.twin,), metric),
         strict=True,
     )
-    return max(abs(a - b) for a, b in pairs)
+    return math.sqrt(fmean((a - b) ** 2 for a, b in pairs))
 
 
 def _finding(experiment: Experiment, expectation: Expectation, results: Results) -> Finding:
@@ -70,7 +73,8 @@ def _finding(experiment: Experiment, expectation: Expectation, results: Results)
         differences = tuple(v - expectation.value for v in sides[0])
     else:
         differences = tuple(b - a for a, b in zip(*sides, strict=True))
-    noise = max(twin_noise(experiment, results, metric), _two_errors(differences))
+    twin = twin_noise(experiment, results, metric)
+    noise = max(2 * twin / math.sqrt(len(differences)), _half_width(differences))
     mean = fmean(differences)
     if not math.isfinite(mean):
         worse = mean == math.inf and expectation.kind == "less"
@@ -91,7 +95,8 @@ def _values(results: Results, arms: Sequence[str], metric: str) -> list[float]:
     return [fmean(results[arm][seed][metric] for arm in arms) for seed in seeds]
 
 
-def _two_errors(values: Sequence[float]) -> float:
+def _half_width(values: Sequence[float]) -> float:
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return 0.0
-    return 2 * stdev(values) / math.sqrt(len(values))
+    within = float(stdtrit(len(values) - 1, 0.975))  # Student's t: standard errors of 95% of means
+    return within * stdev(values) / math.sqrt(len(values))
