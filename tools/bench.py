@@ -192,7 +192,8 @@ def _print_one(result: Mapping[str, Any]) -> None:
         found = result["telemetry"]
         sys.stdout.write(
             f"telemetry: a step that looks takes {found['look']:.2f} of one without telemetry, any other "
-            f"{found['idle']:.3f}; every {found['every']} steps that is {100 * found['overhead']:+.1f}% of step time\n"
+            f"{found['idle']:.3f}; every {found['every']} steps that is "
+            f"{100 * found['overhead']:+.1f}% of step time\n"
         )
     if "peers" in result:
         everyone = {f"qgraph {result['policy']}": ratios} | result["peers"]
@@ -209,23 +210,23 @@ def _print_one(result: Mapping[str, Any]) -> None:
 
 def _print_many(results: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each model: what grows, and what stays in proportion."""
-    rows = [
-        (
-            result["model"],
+    rows = []
+    for result in results:
+        name, _, size = result["model"].partition(",")
+        rows.append((
+            size or name,
             str(result["products"]),
             f"{result['qgraph']['first_call_s']:.0f} s",
-            f"{result['pass_s']:.2f} s",
+            f"{1e3 * result['pass_s']:.0f} ms",
             f"{1e3 * result['pass_s'] / max(1, result['products']):.1f} ms",
             *(f"{result['ratios'][key]:.2f}" for key in ("first_call", "step", "peak_memory")),
-        )
-        for result in results
-    ]
+        ))  # fmt: skip
     first = results[0]
-    title = f"{first['policy']}, {first['tokens']} tokens, {first['device']}; ratios over plain"
-    names = (
-        "model", "products", "first call", "passes", "a product", "first call", "step", "memory",
-    )  # fmt: skip
+    model = first["model"].partition(",")[0]
+    title = f"{model}, {first['policy']}, {first['tokens']} tokens, {first['device']}"
+    names = ("", "sites", "first call", "passes", "a site", "first /", "step /", "mem. /")
     _print_table(title, names, rows)
+    sys.stdout.write("/: over plain Inductor. A site is one product, passes are qgraph's own\n")
 
 
 def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

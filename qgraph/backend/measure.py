@@ -113,7 +113,9 @@ def _peak_memory(step: Step) -> int:
         file = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text())["traceEvents"]
-    totals = [e["args"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory]"]
+    totals = [
+        e["args"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory]"
+    ]
     if not totals:
         return 0
     held = totals[0]["Total Allocated"] - totals[0]["Bytes"]

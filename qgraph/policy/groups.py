@@ -28,3 +28,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "*.dense_h_to_4h", "*.dense_4h_to_h", "!*attention.output.dense", "!*.attn.*",
     ),
 }  # fmt: skip
+
+# Embeddings' names: a list that holds them all fits any model, so one that is missing is no fault.
+EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "shared")

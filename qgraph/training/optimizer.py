@@ -23,6 +23,7 @@ from qgraph.backend.jit import PolicyLike, as_policy
 from qgraph.errors import ModelError, PolicyError, QGraphWarning
 from qgraph.policy import Policy
 from qgraph.policy.faults import nearest
+from qgraph.policy.groups import EMBEDDINGS, GROUPS
 from qgraph.policy.selector import names_module
 from qgraph.training.keeping import Keeper
 from qgraph.training.packing import Packed, is_saved
@@ -297,6 +298,6 @@ def _kept(
                 ids |= {id(p) for p in module.parameters()}
                 used |= {*hits}
     for glob in (*states, *updates):
-        if glob not in used:
+        if glob not in {*used, *EMBEDDINGS, *GROUPS["head"]}:
             warnings.warn(f"keep: no module is called '{glob}'", QGraphWarning, stacklevel=3)
     return found

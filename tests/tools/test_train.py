@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file
 
+from qgraph.backend.models import load_config
+from qgraph.errors import ModelError
+from qgraph.tools.bench import _print_many, _print_one
 from tests.tools.command import run
 
 
@@ -69,23 +73,68 @@ def test_train_compares_a_policy_with_its_baseline_on_any_text(model: Path, tmp_
     assert len(shown) == 21
 
 
-def test_bench_prints_ratios_to_plain_inductor(model: Path) -> None:
+def test_bench_prints_ratios_to_plain_inductor() -> None:
     result = run(
-        "bench", "--model", str(model), "--policy", "int8", "--batch", "2", "--length", "32", "--rounds", "3",
-        "--telemetry", "50", "--json",
+        "bench", "--model", "preset:tiny-llama,layers=1,hidden=64", "--policy", "int8", "--batch", "2",
+        "--length", "32", "--rounds", "3", "--telemetry", "50", "--json",
     )  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads(result.out)
-    assert found["policy"] == "int8"
+    assert (found["policy"], found["products"]) == ("int8", 26)
     assert len(found["plain"]["steps_s"]) == len(found["qgraph"]["steps_s"]) == 3
     assert found["ratios"]["step"] == pytest.approx(
         found["qgraph"]["median_step_s"] / found["plain"]["median_step_s"]
     )
     assert found["plain"]["first_call_s"] > found["plain"]["median_step_s"]
     assert 0 < found["pass_share"] < 0.5
+    memory = [found[name]["peak_memory_bytes"] for name in ("plain", "qgraph")]
+    assert 1 <= memory[1] / memory[0] < 1.3  # of so small a step a quantized operand is a part
     seen = found["telemetry"]
     assert seen["every"] == 50
     assert (
         min(seen["look"], seen["idle"]) > 0
     )  # which is longer, three rounds on a busy machine do not say
     assert seen["overhead"] == pytest.approx((49 * seen["idle"] + seen["look"]) / 50 - 1)
+
+
+def test_bench_prints_one_table_for_several_models_and_for_peers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    side = {"first_call_s": 2.0, "median_step_s": 0.01, "peak_memory_bytes": 2**20}
+    ratios = {"first_call": 1.25, "step": 1.1, "peak_memory": 1.0}
+    result: dict[str, Any] = {
+        "model": "preset:bench-llama,layers=64,hidden=256", "policy": "nvfp4", "tokens": 64,
+        "device": "cpu", "rounds": 3, "plain": side, "qgraph": side, "ratios": ratios, "lowering": {},
+        "products": 50, "pass_s": 0.1, "pass_share": 0.05,
+    }  # fmt: skip
+    _print_many([result, result])
+    many = capsys.readouterr().out
+    assert max(map(len, many.splitlines())) <= 80, many
+    assert many.count("layers=64") == 2
+    assert "2.0 ms" in many
+    peers = {"fast": {**ratios, "step": 1.05}, "gone": {"skipped": "it is not installed"}}
+    _print_one({**result, "peers": peers})
+    one = capsys.readouterr().out
+    assert one.index("fast") < one.index("qgraph nvfp4")  # by their steps
+    assert "gone: not run: it is not installed" in one
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny-llama,layer=3", "'layer=3' changes nothing of a preset"),
+        ("tiny-llama,layers=x", "'layers=x' changes nothing of a preset"),
+        (
+            "tiny-llama,hidden=48",
+            "hidden=48 does not make whole heads\n  fix: write a multiple of 32",
+        ),
+        ("tiny", "no such preset"),
+    ],
+)
+def test_a_preset_of_other_sizes(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_config(f"preset:{name}")
+    found = load_config("preset:tiny-llama,layers=2,hidden=64")
+    assert (found.num_hidden_layers, found.hidden_size, found.intermediate_size) == (2, 64, 192)
+    assert (found.num_attention_heads, found.head_dim) == (2, 32)
