@@ -82,8 +82,10 @@ def _kind(plan: Plan, always: bool) -> tuple[str, list[tuple[Node, int, str]]]:
     formats = [operand.format for operand in plan.operands]
     if formats[0] is None or formats[1] is None:
         return "no native product with an operand in high precision", []
-    device = value_of(product).device.type
-    kind = native_kind(formats[0], formats[1], device, always=always)
+    result = value_of(product)
+    kind = native_kind(
+        formats[0], formats[1], result.device.type, always=always, dtype=result.dtype
+    )
     if kind.startswith("no "):
         return kind, []
     summed: Any = value_of(argument_node(product, site.operands[0].argument)).shape[-1]

@@ -32,6 +32,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("rotate", insert_hadamard),
     ("quantize", insert_fake_quant),
     ("share", share_quant),
+    ("recompute", recompute_weights),
     ("layout", keep_layout),
     ("verify", verify),
     ("lower", lower),
@@ -62,7 +63,6 @@ def rewrite(
         step(graph, plans)
         if name == until:
             return plans
-    recompute_weights(graph, facts)
     if target == "emulate":
         return plans
     return lower_native(graph, lower_nvfp4(graph, plans), always=target == "native-always")

@@ -10,16 +10,18 @@ reads the weight once or twice, where its products read it once for every few to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.fx import Graph
 from torch.utils.checkpoint import CheckpointPolicy
 
 from qgraph import ops
+from qgraph.passes.plan import Plan
 from qgraph.passes.sites import GraphFacts
 from qgraph.passes.targets import argument_node, aten, root_of
 
 _CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
-_QUANTIZERS = (ops.fake_quant, ops.rotate_quant)
 
 
 def recompute_casts(graph: Graph, facts: GraphFacts) -> None:
@@ -34,9 +36,15 @@ def recompute_casts(graph: Graph, facts: GraphFacts) -> None:
                 node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE
 
 
-def recompute_weights(graph: Graph, facts: GraphFacts) -> None:
+def recompute_weights(graph: Graph, plans: Sequence[Plan]) -> None:
     """Mark each quantization of a parameter as one to compute again: from a seed it is the same."""
-    for target in _QUANTIZERS:
-        for node in graph.find_nodes(op="call_function", target=target):
-            if root_of(argument_node(node, 0)).name in facts.parameters:
+    for plan in plans:
+        for operand in plan.site.operands:
+            if operand.kind != "weight":
+                continue
+            node = root_of(argument_node(plan.site.node, operand.argument))
+            if (
+                node.target is ops.fake_quant
+                and root_of(argument_node(node, 0)).op == "placeholder"
+            ):
                 node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE

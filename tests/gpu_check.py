@@ -68,6 +68,32 @@ def product() -> str:
     return f"relative error {error:.1e}"
 
 
+def eight_bits() -> str:
+    """Hold products of 8-bit codes, through torch's own, to float64 on what the codes are worth."""
+    from qgraph import numerics, ops
+    from qgraph.formats import parse_format
+    from qgraph.ops.native import native_kind
+
+    generator = torch.Generator().manual_seed(1)
+    x, w = (torch.randn(n, 500, generator=generator).bfloat16() for n in (300, 200))
+    told = []
+    for text in ("int8/row/fp32", "e4m3/tensor/fp32", "e4m3/row/fp32", "e4m3/1x32/ue8m0-rceil"):
+        fmt = parse_format(text)
+        kind = native_kind(fmt, fmt, "cuda", always=True, dtype=torch.bfloat16)
+        if kind.startswith("no "):
+            told.append(f"{text}: {kind}")
+            continue
+        left, right = numerics.fake_quant(x, fmt, -1), numerics.fake_quant(w, fmt, -1)
+        want = left.double() @ right.double().T
+        parts = [part for t in (x, w) for part in ops.quantize(t.cuda(), text, -1)[:2]]
+        found = ops.scaled_mm(*parts, kind, text, text, torch.bfloat16).cpu().double()
+        error = float((found - want).norm() / want.norm())
+        # The result is rounded to bfloat16; sums of 500 float32 terms are far more exact.
+        assert error < 2.0**-8, f"{text}: relative error {error:.1e}"
+        told.append(f"{text} {error:.1e}")
+    return "; ".join(told)
+
+
 def training() -> str:
     """Train a small model in NVFP4 on the GPU and on the CPU from the same seed: the losses must agree."""
     import qgraph
@@ -126,7 +152,7 @@ def products() -> str:
     return f"bf16 {rate / plain:.0f} TFLOP/s, nvfp4 {rate / found:.0f}: {plain / found:.2f} times"
 
 
-def steps(target: str) -> Callable[[], str]:
+def steps(target: str, policy: str = "nvfp4") -> Callable[[], str]:
     """Return a check that times a training step beside plain Inductor."""
 
     def check() -> str:
@@ -136,19 +162,19 @@ def steps(target: str) -> Callable[[], str]:
 
         plain = load_model("preset:wide-llama").cuda().bfloat16()
         inputs = example_inputs(plain, 8, 512)
-        quantized = qgraph.compile(copy.deepcopy(plain), "nvfp4", target=target)  # type: ignore[arg-type]
+        quantized = qgraph.compile(copy.deepcopy(plain), policy, target=target)  # type: ignore[arg-type]
         plain.compile()
-        times: dict[str, list[float]] = {"plain": [], "nvfp4": []}
+        times: dict[str, list[float]] = {"plain": [], policy: []}
         for _ in range(13):  # three to warm up
-            for name, model in (("plain", plain), ("nvfp4", quantized)):
+            for name, model in (("plain", plain), (policy, quantized)):
                 torch.cuda.synchronize()
                 start = time.perf_counter()
                 model(**inputs).loss.backward()
                 torch.cuda.synchronize()
                 times[name].append(time.perf_counter() - start)
-        one, two = (median(times[name][3:]) for name in ("plain", "nvfp4"))
+        one, two = (median(times[name][3:]) for name in ("plain", policy))
         lowered = {e.lowering for e in qgraph.coverage(quantized).quantized}
-        return f"plain {1e3 * one:.2f} ms, nvfp4 {1e3 * two:.2f}: {one / two:.2f} times; {lowered or ''}"
+        return f"plain {1e3 * one:.2f} ms, {policy} {1e3 * two:.2f}: {one / two:.2f} times; {lowered or ''}"
 
     return check
 
@@ -157,11 +183,17 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("the GPU", device),
     ("kernels, bit for bit", bits),
     ("NVFP4 product", product),
+    ("8-bit products", eight_bits),
     ("training in NVFP4", training),
     ("time of quantizing", quantizing),
     ("time of a product", products),
     ("time of a step, emulate", steps("emulate")),
     ("time of a step, native", steps("native")),
+    *(
+        (f"time of a step, {policy} {target}", steps(target, policy))
+        for policy in ("mxfp8", "fp8")
+        for target in ("emulate", "native-always")
+    ),
 )
 
 

@@ -78,7 +78,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
-    plans = rewrite(captured.graph, policy, captured.facts, until="share")
+    plans = rewrite(captured.graph, policy, captured.facts, until="recompute")
     report.add(plans, lookups=lookups(captured.graph, captured.facts.modules))
     if policy.stash:
         report.saved[None] = saved_tensors(captured, policy)

@@ -7,11 +7,15 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 import qgraph
 from qgraph import numerics, ops
+from qgraph.backend.chips import find_chip
+from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
+from qgraph.numerics.storage import as_torch, unswizzle
 from qgraph.ops import cpu_build, native
 from qgraph.passes import report_text
 from qgraph.policy import load_policy_text
@@ -221,3 +225,81 @@ def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.Monkey
     fast = ops.scaled_mm(*args)
     monkeypatch.setattr(cpu_build, "why_unavailable", lambda: "no compiler")
     assert same_bits(ops.scaled_mm(*args), fast)
+
+
+MX = ("e4m3/1x32/ue8m0-rceil", "e5m2/1x32/ue8m0-rceil")
+
+
+@pytest.mark.parametrize(
+    ("formats", "capability", "dtype", "found"),
+    [
+        (("int8/row/fp32", "int8/tensor/fp32"), (8, 0), torch.float32, "int8"),
+        (("e4m3/tensor/fp32", "e5m2/tensor/fp32"), (8, 9), torch.float32, "fp8"),
+        (("e4m3/tensor/fp32",) * 2, (8, 0), torch.float32, "on a GPU of capability 8.0"),
+        (("e5m2/tensor/fp32",) * 2, (9, 0), torch.float32, "of two e5m2"),
+        (("e4m3/row/fp32",) * 2, (9, 0), torch.bfloat16, "fp8"),
+        (("e4m3/row/fp32",) * 2, (9, 0), torch.float32, "gives float32: bfloat16 only"),
+        (("e4m3/row/fp32",) * 2, (8, 9), torch.bfloat16, "on a GPU of capability 8.9"),
+        (("e4m3/row/fp32", "e4m3/tensor/fp32"), (9, 0), torch.bfloat16, "a row and a tensor scale"),
+        ((MX[0], MX[1]), (10, 0), torch.bfloat16, "mxfp8"),
+        ((MX[0], MX[0]), (9, 0), torch.bfloat16, "no native mxfp8 product with 1x32 scales"),
+        (("e2m1/1x32/ue8m0-rceil",) * 2, (10, 0), torch.bfloat16, "no native product of e2m1"),
+        (("e4m3/1x16/ue8m0-rceil",) * 2, (10, 0), torch.bfloat16, "no native product takes"),
+    ],
+)
+def test_a_gpu_multiplies_what_its_capability_says(
+    formats: tuple[str, str], capability: tuple[int, int], dtype: torch.dtype, found: str
+) -> None:
+    left, right = (parse_format(text) for text in formats)
+    usual, always = (
+        native.native_kind(left, right, "cuda", always=a, dtype=dtype, capability=capability)
+        for a in (False, True)
+    )
+    if found in ("int8", "fp8", "mxfp8"):
+        assert always == found
+        assert "no native product on a GPU that is known to be faster" in usual
+    else:
+        assert always[:3] == "no "
+        assert found in always
+        assert usual == always
+
+
+@pytest.mark.parametrize("text", ["e4m3/tensor/fp32", "e4m3/row/fp32", *MX])
+def test_operands_are_laid_out_as_a_gpu_reads_them(text: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    fmt = parse_format(text)
+    scaling = str(fmt.block)
+    x, w = torch.randn(35, 40, generator=generator), torch.randn(21, 40, generator=generator)
+    sides = []
+    for value, right in ((x, False), (w, True)):
+        codes, scales = as_torch(*numerics.quantize(value, fmt, -1)[:2], fmt)
+        laid, shown = native.laid_out(codes, scales, scaling, True, right)
+        assert laid.shape[1] % 16 == 0
+        assert not right or laid.shape[0] % 16 == 0
+        assert laid.is_contiguous()
+        sides.append((laid, shown))
+    (a, a_scale), (b, b_scale) = sides
+    # What torch demands of a GPU's operands, it demands of fake ones too.
+    with standing_in(find_chip("b200")), FakeTensorMode():
+        fakes = [
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in (a, b)
+        ]
+        rates = [torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in (a_scale, b_scale)]
+        recipe, layout = native._RECIPES[scaling]
+        shape = torch.nn.functional.scaled_mm(
+            fakes[0], fakes[1].mT, rates[0], recipe, rates[1], recipe, layout, layout
+        ).shape
+    assert shape == (35, 32)
+    # Read back, the codes and scales are those of emulation.
+    values = [numerics.fake_quant(value, fmt, -1) for value in (x, w)]
+    for (laid, shown), value, right in zip(sides, values, (False, True), strict=True):
+        rows = value.shape[0]
+        if scaling == "1x32":
+            factor = unswizzle(shown.view(torch.uint8), laid.shape[0], laid.shape[1] // 32)
+            factor = torch.exp2(factor.float() - 127).repeat_interleave(32, 1)
+        else:
+            factor = shown if scaling == "tensor" else (shown.mT if right else shown)
+        read = laid.float() * factor
+        assert torch.equal(read[:rows, :40], value)
+        assert not read[rows:].any()
+        assert not read[:, 40:].any()

@@ -14,7 +14,7 @@ from qgraph import numerics
 from qgraph.backend.aot import capture, compile_capture
 from qgraph.formats import parse_format
 from qgraph.passes import Report, report_json, report_text, rewrite
-from qgraph.policy import Policy, load_policy_text
+from qgraph.policy import Policy, load_policy, load_policy_text
 
 HEAD = "qgraph: 1\nname: p\nrules: [{match: {}, keep: high}]\n"
 BFP4 = parse_format("bfp4")
@@ -128,6 +128,21 @@ def test_a_llama_saves_a_third_at_most_in_blocks_of_four_bits() -> None:
     assert "a statistic: one number a row" in text
     data = report_json(report)
     assert data["saved_bytes"]["stored"] == sum(t["stored"] for t in data["saved"])
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4_no_keep", "fp8", "int8"])
+def test_quantized_weights_do_not_wait_for_the_backward(recipe: str) -> None:
+    ids = torch.randint(0, 256, (4, 64), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "labels": ids}
+    _, plain = held(compiled(llama(), load_policy("high")), inputs, once=False)
+    model = compiled(llama(), load_policy(recipe))
+    result, size = held(model, inputs, once=False)
+    weights = sum(4 * p.numel() for n, p in model.named_parameters() if "proj" in n)
+    assert weights > 0.2 * plain
+    assert (
+        size < 1.06 * plain
+    )  # quantized activations take the place of others, not all of one size
+    result.loss.backward()
 
 
 def test_a_gradient_is_that_of_the_stored_input_and_within_the_formats_bound() -> None:
