@@ -236,7 +236,7 @@ def main() -> None:
     failed = 0
     for name, state, found in run():
         failed += state == "FAILED"
-        left = f"{name:26} {state:8} "
+        left = f"{name:35} {state:8} "
         lines = textwrap.wrap(found, 110) or [""]
         sys.stdout.write(("\n" + " " * len(left)).join([left + lines[0], *lines[1:]]) + "\n")
         sys.stdout.flush()

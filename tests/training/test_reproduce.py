@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,26 @@ def test_recipes_lists_and_prints_a_page() -> None:
     one = run("recipes", "fp4_ffn")
     assert "fprop  input e2m1/1x128, weight e2m1/1x128" in one.out
     assert "did you mean 'quartet'" in run("recipes", "quarted").err
+
+
+def test_the_orderings_of_weights_activations_gradients_and_moments_show_in_two_seeds() -> None:
+    sizes = {"model": "gpt2", "hidden": 48, "layers": 2, "batch": 8, "length": 64}
+    settings = {**sizes, "steps": 120, "rate": 2e-3, "tail": 30}
+    products, moments = (
+        replace(load_experiment(f"efficient_{name}"), settings=settings)
+        for name in ("orderings", "moments")
+    )
+
+    def losses(arm: str, experiment: Experiment = products) -> list[float]:
+        return [language(experiment, arm, seed, lambda text: None)["loss"] for seed in (0, 1)]
+
+    high = losses("high")
+    eight, token, tensor, second = (
+        [loss - plain for loss, plain in zip(found, high, strict=True)]
+        for found in (
+            losses("W8A8G8"), losses("A4 token"), losses("A4 tensor"), losses("V8 tensor", moments),
+        )
+    )  # fmt: skip
+    assert all(0 < abs(difference) < 0.0015 for difference in eight)  # as good, and not untouched
+    assert all(a > b > 0.0015 for a, b in zip(tensor, token, strict=True))
+    assert all(difference > 0.1 for difference in second)
