@@ -7,6 +7,7 @@ emulate, as qgraph's target `emulate` does: products run in the model's own dtyp
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Callable
@@ -70,13 +71,11 @@ def _torchao() -> Any:
     """Raise a ModelError where torchao, or a part of it, is missing; drop what importing it prints."""
     if importlib.util.find_spec("torchao") is None:
         raise ModelError("torchao is not installed", "pip install torchao")
-    import torchao
-
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     except (ImportError, AttributeError) as error:
-        version = getattr(torchao, "__version__", "of an unknown version")
+        version = importlib.metadata.version("torchao")
         raise ModelError(f"torchao {version}: {error}", "pip install torchao==0.18.0") from error
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from qgraph.backend.jit import compile
 from qgraph.formats import parse_format
@@ -20,7 +18,7 @@ from qgraph.policy.scaling_law import critical_tokens, penalty
 from qgraph.training.experiment import Experiment
 from qgraph.training.optimizer import quantize_optimizer
 from qgraph.training.run import Run
-from qgraph.training.text import read_text, tokenize
+from qgraph.training.small_models import Batches, fresh_model, fresh_weights
 
 Metrics = dict[str, float]
 Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]
@@ -40,9 +38,9 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
     settings = {**experiment.settings, **experiment.arms[arm]}
     steps, tail = int(settings["steps"]), int(settings.get("tail", 50))
     policy = experiment.policy(arm)
-    batches = _Batches(settings, torch.Generator().manual_seed(seed))
+    batches = Batches(settings, torch.Generator().manual_seed(seed))
     model = _compiled(policy, settings)
-    _load(model, _fresh(settings, seed, perturb=float(settings.get("perturb", 0.0))))
+    _load(model, fresh_weights(settings, seed, perturb=float(settings.get("perturb", 0.0))))
     plain = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -184,7 +182,7 @@ def decode(experiment: Experiment, arm: str, seed: int, say: Callable[[str], Non
     model = _plainly_trained(settings, seed, say)
     model = model.to(getattr(torch, str(settings["storage"])))
     model = model.to(getattr(torch, str(settings["compute"]))).eval()
-    prompts = _Batches(settings, torch.Generator().manual_seed(10_000 + seed)).next()
+    prompts = Batches(settings, torch.Generator().manual_seed(10_000 + seed)).next()
     count, length = int(settings["prompts"]), int(settings["length"])
     prompts = prompts.repeat(-(-count // len(prompts)), 1)[:count, : length // 2]
     prompts = (prompts + torch.arange(count)[:, None] // int(settings["batch"])) % 256
@@ -207,9 +205,9 @@ def _plainly_trained(settings: Mapping[str, Any], seed: int, say: Callable[[str]
     key = f"plain {sorted((k, str(v)) for k, v in settings.items() if k in _SHAPE)} {seed}"
     if key not in MODELS:
         torch.manual_seed(seed)
-        model = _fresh_model(settings)
+        model = fresh_model(settings)
         optimizer = torch.optim.AdamW(model.parameters(), float(settings["rate"]), fused=True)
-        batches = _Batches(settings, torch.Generator().manual_seed(seed))
+        batches = Batches(settings, torch.Generator().manual_seed(seed))
         for step in range(int(settings["steps"])):
             ids = batches.next()
             loss = model(input_ids=ids, labels=ids).loss
@@ -243,71 +241,13 @@ def _perceptron(size: int, generator: torch.Generator) -> nn.Module:
     return model
 
 
-class _Batches:
-    """Random windows of the standard library's sources; the same for the same generator."""
-
-    ids: Tensor | None = None
-
-    def __init__(self, settings: Mapping[str, Any], draw: torch.Generator) -> None:
-        if _Batches.ids is None:
-            _Batches.ids = tokenize(read_text(None), "bytes", 256)
-        self.batch, self.length, self.draw = int(settings["batch"]), int(settings["length"]), draw
-
-    def next(self) -> Tensor:
-        ids = _Batches.ids
-        assert ids is not None, "read by the constructor"
-        starts = torch.randint(0, len(ids) - self.length, (self.batch,), generator=self.draw)
-        return torch.stack([ids[s : s + self.length] for s in starts.tolist()])
-
-
-def _fresh(settings: Mapping[str, Any], seed: int, perturb: float) -> dict[str, Tensor]:
-    torch.manual_seed(seed)
-    state = {name: value.clone() for name, value in _fresh_model(settings).state_dict().items()}
-    if perturb:
-        state = {n: v * (1 + perturb * torch.randn_like(v)) for n, v in state.items()}
-    return state
-
-
-def _fresh_model(settings: Mapping[str, Any]) -> Any:
-    """Return a model whose runs depend little on chance: torch's own initial weights, an untied head.
-
-    From Hugging Face's weights, all of deviation 0.02, runs sit on a plateau first and leave it at a
-    time that any last bit changes: two that start 1% apart end 5 to 20 times as far apart.
-    """
-    hidden, layers, length = (int(settings[key]) for key in ("hidden", "layers", "length"))
-    shared: dict[str, Any] = {
-        "vocab_size": 256, "use_cache": False, "bos_token_id": None, "eos_token_id": None,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    model: Any
-    if settings.get("model", "llama") == "gpt2":
-        gpt2 = GPT2Config(
-            n_embd=hidden, n_layer=layers, n_head=4, n_positions=length, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, **shared,
-        )  # fmt: skip
-        model = GPT2LMHeadModel(gpt2)
-    else:
-        llama = LlamaConfig(
-            hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=length, **shared,
-        )  # fmt: skip
-        model = LlamaForCausalLM(llama)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
-        elif isinstance(module, (nn.Linear, Conv1D)):
-            inputs = module.weight.shape[isinstance(module, nn.Linear)]
-            nn.init.uniform_(module.weight, -(inputs**-0.5), inputs**-0.5)
-    return model.train()
-
-
 def _compiled(policy: Policy, settings: Mapping[str, Any]) -> Any:
     shape = [settings.get(key) for key in ("model", "hidden", "layers", "batch", "length")]
     key = f"language {shape} {policy.fingerprint()}"
     if policy.schedule:  # it leaves its model at the last stage
-        return compile(_fresh_model(settings), policy, codegen=False)
+        return compile(fresh_model(settings), policy, codegen=False)
     if key not in MODELS:
-        MODELS[key] = compile(_fresh_model(settings), policy, codegen=False)
+        MODELS[key] = compile(fresh_model(settings), policy, codegen=False)
         ids = torch.zeros(int(settings["batch"]), int(settings["length"]), dtype=torch.int64)
         MODELS[key](input_ids=ids, labels=ids).loss.backward()  # compiles
     MODELS[key].zero_grad(set_to_none=True)

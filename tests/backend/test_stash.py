@@ -138,10 +138,9 @@ def test_quantized_weights_do_not_wait_for_the_backward(recipe: str) -> None:
     model = compiled(llama(), load_policy(recipe))
     result, size = held(model, inputs, once=False)
     weights = sum(4 * p.numel() for n, p in model.named_parameters() if "proj" in n)
-    assert weights > 0.2 * plain
-    assert (
-        size < 1.06 * plain
-    )  # quantized activations take the place of others, not all of one size
+    # Quantized activations take the place of others, not all of one size: less than the weights are.
+    assert 0.06 * plain < 0.5 * weights
+    assert size < 1.06 * plain
     result.loss.backward()
 
 
