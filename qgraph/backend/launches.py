@@ -10,7 +10,7 @@ from qgraph import ops
 from qgraph.backend.chips import Chip
 from qgraph.backend.machine_code import MachineCode, compile_kernel
 from qgraph.formats import parse_format, parse_rounding
-from qgraph.ops import gpu, packed
+from qgraph.ops import codes, gpu, packed
 from qgraph.ops.gpu import Launch
 
 NOT_FUSED = "the definition runs, op by op: neither compiled nor counted here"
@@ -27,6 +27,8 @@ def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
     if node.target is ops.nvfp4_mm:
         other, bias, dtype = arguments[3].meta["val"], arguments[6], arguments[7]
         return (packed.product_launch(value.shape, other.shape, dtype, bias is not None),), ""
+    if node.target in (ops.quantize, ops.quantize_both):
+        return _codes(node.target is ops.quantize_both, value, *arguments[1:])
     signs, output = "", "bf16"
     if node.target is ops.rotate_quant:
         signs, output = arguments.pop(1), arguments.pop(1)
@@ -43,6 +45,17 @@ def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
     found = gpu.fake_quant_launches(
         value.shape, value.dtype, fmt, by_column, random, len(signs), output, amax is not None
     )
+    return tuple(launch for launch in found if launch is not None), ""
+
+
+def _codes(
+    both: bool, value: Any, text: str, axis: int = -1, *drawn: object
+) -> tuple[tuple[Launch, ...], str]:
+    fmt = parse_format(text)
+    if drawn or value.dim() != 2 or not codes.takes(fmt):
+        return (), NOT_FUSED
+    row = axis % 2 == 1
+    found = codes.codes_launches(value.shape, value.dtype, fmt, both or row, both or not row)
     return tuple(launch for launch in found if launch is not None), ""
 
 

@@ -9,6 +9,7 @@
     qgraph::shared_amax(x, format, axis, rows, group)  the largest magnitude over several processes
     qgraph::shared_seed(seed, group), qgraph::stream(seed, number)  the seed of one of them
     qgraph::quantize / qgraph::dequantize           the packed bits
+    qgraph::quantize_both(x, format)                those of a matrix along both axes, from one read
     qgraph::scaled_mm(a, a_scale, b, b_scale, ...)  a product of two quantized matrices
     qgraph::grouped_mm(a, b, offsets)               a product for each group of rows
     qgraph::pad_rows, qgraph::pad_ends              groups that begin at a multiple of the block
@@ -32,7 +33,7 @@ from qgraph import numerics
 from qgraph.formats import parse_format, parse_gradient, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.quantize import usual_rounding
-from qgraph.ops import check, cpu, gpu, grouped, observe, packed, shared, stored
+from qgraph.ops import check, codes, cpu, gpu, grouped, observe, packed, shared, stored
 from qgraph.ops.history import delayed_amax
 from qgraph.ops.stored import noise_of
 
@@ -223,6 +224,11 @@ _OPS = (
         stored.quantize_fake,
     ),
     (
+        "quantize_both(Tensor x, str format) -> (Tensor, Tensor, Tensor, Tensor)",
+        codes.quantize_both,
+        codes.quantize_both_fake,
+    ),
+    (
         f"scaled_mm({_OPERANDS}, str kind, str format_a, str format_b, {_RESULT}) -> Tensor",
         stored.scaled_mm,
         stored.scaled_mm_fake,
@@ -286,6 +292,7 @@ shared_seed = torch.ops.qgraph.shared_seed.default
 stream = torch.ops.qgraph.stream.default
 quant_backward = torch.ops.qgraph.quant_backward.default
 quantize = torch.ops.qgraph.quantize.default
+quantize_both = torch.ops.qgraph.quantize_both.default
 dequantize = torch.ops.qgraph.dequantize.default
 grouped_mm = torch.ops.qgraph.grouped_mm.default
 checked = torch.ops.qgraph.check.default

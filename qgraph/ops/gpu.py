@@ -145,7 +145,7 @@ def fake_quant_launches(
     """Return the launches of `fake_quant`: of the largest magnitude, where it is asked for, and after it."""
     element = fmt.element
     assert isinstance(element, FloatFormat), "the kernels take floats"
-    scale = _SCALES[_scale_text(fmt)]
+    scale = scale_number(fmt)
     batch, rows, columns = _seen(shape)
     whole = scale in (0, 3)
     bf16 = output == "bf16" or dtype == torch.bfloat16
@@ -232,6 +232,11 @@ def _parts(shape: torch.Size) -> int:
     batch, rows, columns = _seen(shape)
     tiles = batch * -(-rows // _TILE) * -(-columns // _TILE)
     return min(_MAX_PARTS, 1 << max(0, tiles - 1).bit_length())
+
+
+def scale_number(fmt: BlockFormat) -> int:
+    """Return the number by which the kernels know a scale's rule."""
+    return _SCALES[_scale_text(fmt)]
 
 
 def _scale_text(fmt: BlockFormat) -> str:

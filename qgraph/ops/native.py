@@ -30,11 +30,13 @@ def native_kind(
     always: bool = False,
     dtype: torch.dtype = torch.float32,
     capability: tuple[int, int] | None = None,
+    flops: int | None = None,
 ) -> str:
     """Return `int8`, `fp8` or `mxfp8` if torch multiplies codes of these formats there, and it pays.
 
     Otherwise return the reason it does not, which begins with `no`. With `always` it need not pay.
-    `dtype` is that of the product, `capability` that of the CUDA device, the one at hand if None.
+    `dtype` is that of the product, `capability` that of the CUDA device, the one at hand if None,
+    `flops` the floating-point operations of the product, None if its sizes change.
     """
     elements = (a.element, b.element)
     scaling = tuple(_scaling(fmt) for fmt in (a, b))
@@ -45,9 +47,8 @@ def native_kind(
         return f"no native product of a {scaling[0]} and a {scaling[1]} scale"
     if device_type not in ("cpu", "cuda") or (device_type == "cuda" and torch.version.hip):
         return f"no native product on {'this GPU' if torch.version.hip else device_type} yet"
-    slow = "no native product on a GPU that is known to be faster: its codes have no kernel yet"
     if all(e == find_element("int8") for e in elements) and "1x32" not in scaling:
-        return "int8" if always or device_type == "cpu" else slow
+        return "int8" if always or device_type == "cpu" else _SLOW["int8"]
     if all(isinstance(e, IntFormat) for e in elements):
         return "no native product of these integers"
     if not all(isinstance(e, FloatFormat) and e.name in ("e4m3", "e5m2") for e in elements):
@@ -55,11 +56,32 @@ def native_kind(
     if device_type == "cuda":
         found = capability or torch.cuda.get_device_capability()
         kind = _gpu_kind(scaling[0], [e.name for e in elements], dtype, found)
-        return kind if always or kind.startswith("no ") else slow
+        if always or kind.startswith("no "):
+            return kind
+        return _SLOW.get(scaling[0], "") or _large_enough(kind, flops)
     if "1x32" in scaling:
         return "no native mxfp8 product on cpu"
     # torch 2.13 converts fp8 on a CPU before it multiplies: steps were 4 to 8 times slower.
     return "fp8" if always else "no native fp8 product on a cpu that is faster than emulation"
+
+
+# Why a product that a GPU has is left alone; measured by `make gpu-check` on an H200, torch 2.11.
+_SLOW = {
+    "int8": "no native int8 product on a GPU that is faster: torch's takes as long as one of bfloat16",
+    "row": "no native fp8 product with row scales on a GPU that is known to be faster: "
+    "its codes have no kernel yet",
+    "1x32": "no native mxfp8 product that was measured to be faster",
+}
+# Below this a product in bfloat16 is over before two operands are quantized.
+LEAST_FLOPS = 2**36
+
+
+def _large_enough(kind: str, flops: int | None) -> str:
+    if flops is None:
+        return f"no native {kind} product on a GPU where sizes change: it pays for large ones only"
+    if flops < LEAST_FLOPS:
+        return f"no native {kind} product on a GPU that pays below {LEAST_FLOPS / 1e9:.0f} GFLOP"
+    return kind
 
 
 def _scaling(fmt: BlockFormat) -> str:
@@ -162,7 +184,10 @@ def scaled_mm(
             return cpu.rescale(sums, rows, columns, bias).to(dtype)
         out = sums.float() * rows * columns.mT
         return (out if bias is None else out + bias.float()).to(dtype)
-    out = _scaled(a, a_scale, b, b_scale, format_a, format_b, dtype)
+    # Sums are of float32. Rounded once: after the bias, where the product may give float32.
+    whole = bias is not None and _scaling(format_a) == "tensor" or a.device.type == "cpu"
+    given = torch.float32 if whole else dtype
+    out = _scaled(a, a_scale, b, b_scale, format_a, format_b, given)
     return (out if bias is None else out + bias.to(out.dtype)).to(dtype)
 
 
@@ -175,9 +200,8 @@ def _scaled(
     recipe, layout = _RECIPES[scaling]
     left, b_side = as_torch(a, a_scale, format_a), as_torch(b, b_scale, format_b)
     left, right = laid_out(*left, scaling, on_gpu), laid_out(*b_side, scaling, on_gpu, right=True)
-    whole = torch.float32 if scaling == "tensor" or not on_gpu else dtype
     found = torch.nn.functional.scaled_mm(
-        left[0], right[0].mT, left[1], recipe, right[1], recipe, layout, layout, output_dtype=whole
+        left[0], right[0].mT, left[1], recipe, right[1], recipe, layout, layout, output_dtype=dtype
     )  # fmt: skip
     return found if found.shape[1] == wanted else found[:, :wanted]
 

@@ -9,7 +9,8 @@ from qgraph import numerics
 from qgraph.formats import Block, parse_format, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.numerics.cast import code_dtype
-from qgraph.ops import cpu, native
+from qgraph.ops import codes as on_codes
+from qgraph.ops import cpu, gpu, native
 
 
 def noise_of(seed: Tensor | None, site: int) -> Noise | None:
@@ -28,9 +29,15 @@ def quantize(
     """Return codes, scales and tensor scale, as `qgraph.numerics.quantize` stores them."""
     kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
     mode = parse_rounding(rounding) if rounding else None
-    if seed is None and mode is None and (fast := native.codes_2d(x, parse_format(format), axis)):
-        return *fast, torch.ones(())
-    return numerics.quantize(x, parse_format(format), axis, noise_of(seed, site), mode, kernels)
+    fmt = parse_format(format)
+    if seed is None and mode is None:
+        if gpu.supports(x) and x.dim() == 2 and on_codes.takes(fmt):
+            row = axis % 2 == 1
+            found = on_codes.on_gpu(x, fmt, row=row, column=not row)
+            return *(found[:2] if row else found[2:]), x.new_ones((), dtype=torch.float32)
+        if (fast := native.codes_2d(x, fmt, axis)) is not None:
+            return *fast, torch.ones(())
+    return numerics.quantize(x, fmt, axis, noise_of(seed, site), mode, kernels)
 
 
 def quantize_fake(

@@ -17,6 +17,7 @@ from qgraph.ops.triton_parts import (
     read,
     rotate,
     round_bf16,
+    tensor_scales,
 )
 
 
@@ -175,6 +176,84 @@ def pack_kernel(
         pack_tile(
             tl.trans(v), whole, n, tl.program_id(0) * TM, N, M, seed, column_site, signs,
             column_codes, column_scales, TN, TM, ACROSS, COLUMN_POINTS, BF16, COLUMN_NOISE,
+        )  # fmt: skip
+
+
+@triton.jit
+def codes_of(
+    x, whole, ROWS: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr, MANTISSA: tl.constexpr,
+    LOWEST: tl.constexpr, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr,
+):  # fmt: skip
+    """Return a tile's codes of 8 bits, to nearest, and a scale a block: [ROWS, ALONG / BLOCK]."""
+    rows = tl.arange(0, ROWS).to(tl.int64)
+    values, negative, _, byte = quantize_tile(
+        x, whole, rows, rows, 0, 0, 0, ROWS, ALONG, ROWS if SCALE == WHOLE else 1, BLOCK,
+        MANTISSA, LOWEST, MAX, TOP, SCALE, False,
+    )  # fmt: skip
+    smallest: tl.constexpr = 2.0 ** (LOWEST - 127)
+    fields = (bits_of(values) >> (23 - MANTISSA)) - ((LOWEST - 1) << MANTISSA)
+    steps = (values * (2.0**MANTISSA / smallest)).to(tl.int32)
+    code = tl.where(values < smallest, steps, fields)
+    code = code | tl.where(negative, 128, 0)
+    code = tl.where(values == values, code, 127 if MANTISSA == 3 else 126)
+    return code.to(tl.uint8), byte
+
+
+@triton.jit
+def store_codes(
+    code, byte, r, k, rows, size, codes, scales, ALONG: tl.constexpr, BLOCK: tl.constexpr,
+    SCALE: tl.constexpr,
+):  # fmt: skip
+    """Store codes of rows `r`, from place `k` on, each row filled up to whole blocks, and scales."""
+    places = k + tl.arange(0, ALONG)
+    held = (r < rows)[:, None]
+    if SCALE == WHOLE:
+        length = size
+    else:
+        count = tl.cdiv(size, BLOCK)
+        length = count * BLOCK
+        c = k // BLOCK + tl.arange(0, ALONG // BLOCK)
+        at = r[:, None].to(tl.int64) * count + c[None, :]
+        tl.store(scales + at, byte.to(tl.uint8), held & (c < count)[None, :])
+    at = r[:, None].to(tl.int64) * length + places[None, :]
+    code = tl.where((places < size)[None, :], code, 0)  # also beside a scale that is NaN
+    tl.store(codes + at, code, held & (places < length)[None, :])
+
+
+@triton.jit
+def codes_kernel(
+    x, parts, M, N, row_codes, row_scales, column_codes, column_scales, ROW: tl.constexpr,
+    COLUMN: tl.constexpr, BLOCK: tl.constexpr, MANTISSA: tl.constexpr, LOWEST: tl.constexpr,
+    MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr, STORED_BF16: tl.constexpr,
+    PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
+):  # fmt: skip
+    """Store x [M, N] as 8-bit codes along N (row) and along M (column), from one read."""
+    m = tl.program_id(0) * TM + tl.arange(0, TM)
+    n = tl.program_id(1) * TN + tl.arange(0, TN)
+    inside = (m < M)[:, None] & (n < N)[None, :]
+    v = read(x, m[:, None].to(tl.int64) * N + n[None, :], inside, STORED_BF16)
+    whole = 1.0
+    if SCALE == WHOLE:
+        whole = load_whole(parts, PARTS)
+        if tl.program_id(0) + tl.program_id(1) == 0:
+            _, decode = tensor_scales(whole, MAX)
+            if ROW:
+                tl.store(row_scales, decode)
+            if COLUMN:
+                tl.store(column_scales, decode)
+    if ROW:
+        code, byte = codes_of(
+            v, whole, TM, TN, TN if SCALE == WHOLE else BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE
+        )
+        store_codes(
+            code, byte, m, tl.program_id(1) * TN, M, N, row_codes, row_scales, TN, BLOCK, SCALE
+        )
+    if COLUMN:
+        other, byte = codes_of(
+            tl.trans(v), whole, TN, TM, TM if SCALE == WHOLE else BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE
+        )  # fmt: skip
+        store_codes(
+            other, byte, n, tl.program_id(0) * TM, N, M, column_codes, column_scales, TM, BLOCK, SCALE
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -252,12 +253,17 @@ def test_a_gpu_multiplies_what_its_capability_says(
 ) -> None:
     left, right = (parse_format(text) for text in formats)
     usual, always = (
-        native.native_kind(left, right, "cuda", always=a, dtype=dtype, capability=capability)
+        native.native_kind(
+            left, right, "cuda", always=a, dtype=dtype, capability=capability, flops=2**36
+        )
         for a in (False, True)
     )
     if found in ("int8", "fp8", "mxfp8"):
         assert always == found
-        assert "no native product on a GPU that is known to be faster" in usual
+        if formats[0] == "e4m3/tensor/fp32":
+            assert usual == "fp8"
+        else:
+            assert re.match(f"no native {found} product .*faster", usual)
     else:
         assert always[:3] == "no "
         assert found in always

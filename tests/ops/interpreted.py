@@ -22,7 +22,7 @@ from qgraph import numerics
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.numerics import TE_SIGNS, Noise
 from qgraph.numerics.storage import swizzle
-from qgraph.ops import gpu, packed
+from qgraph.ops import codes, gpu, packed
 from tests.numerics.data import every_exponent, kinds, same_bits
 
 NVFP4 = packed.FORMATS
@@ -130,6 +130,28 @@ def packs() -> Iterator[Found]:
             yield f"pack {kind} {case} {part}", same
 
 
+def eight_bit_codes() -> Iterator[Found]:
+    texts = (
+        "e4m3/tensor/fp32",
+        "e5m2/tensor/fp32",
+        "e4m3/1x32/ue8m0-rceil",
+        "e5m2/1x32/ue8m0-floor",
+    )
+    matrices = [(str(tuple(x.shape)), x) for x in shapes() if x.dim() == 2]
+    for (kind, x), text in itertools.product([*DATA.items(), *matrices], texts):
+        fmt, narrow = parse_format(text), kind in ("randn", "nan", "denormal")
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + narrow]:
+            y = x.to(dtype)
+            want = [part for axis in (-1, -2) for part in numerics.quantize(y, fmt, axis)[:2]]
+            for row, column in ((True, True), (False, True))[: 1 + narrow]:
+                made = codes.on_gpu(y.to(DEVICE), fmt, row=row, column=column)
+                for i, part in enumerate(("codes", "scales") * 2):
+                    if (row, column)[i // 2]:
+                        a, b = made[i].cpu(), want[i]
+                        same = torch.equal(a, b) if a.dtype == torch.uint8 else same_bits(a, b)
+                        yield f"codes {kind} {text} {dtype} {row} {part}", same
+
+
 def product() -> Iterator[Found]:
     """Triton 3.9's interpreter takes every scale of a scaled product for a power of two: so does this."""
     generator = torch.Generator().manual_seed(41)
@@ -156,7 +178,7 @@ def product() -> Iterator[Found]:
         yield f"product bias {added is not None}", torch.equal(found.cpu(), want)
 
 
-CHECKS = (packs, fake_quant, every_shape, every_top, rotated, product)
+CHECKS = (packs, fake_quant, every_shape, every_top, rotated, eight_bit_codes, product)
 
 
 def main() -> None:
