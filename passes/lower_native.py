@@ -113,7 +113,7 @@ def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
         (ops.quantize_both, (base, text)) if both else (ops.quantize, (base, text, source.axis))
     )
     stored = add_node(graph, target, args, like=product)
-    found = {}
+    found: _Codes = {}
     for first, axis in ((0, -1), (2, -2)) if both else ((0, source.axis),):
         parts = [add_item(graph, stored, first + i, product) for i in (0, 1)]
         found[base, axis, text] = (parts[0], parts[1])

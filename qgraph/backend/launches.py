@@ -55,7 +55,9 @@ def _codes(
     if drawn or value.dim() != 2 or not codes.takes(fmt):
         return (), NOT_FUSED
     row = axis % 2 == 1
-    found = codes.codes_launches(value.shape, value.dtype, fmt, both or row, both or not row)
+    found = codes.codes_launches(
+        value.shape, value.dtype, fmt, both or row, both or not row, codes.casts()
+    )
     return tuple(launch for launch in found if launch is not None), ""
 
 

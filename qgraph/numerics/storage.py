@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ _DTYPES: dict[Element, torch.dtype] = {
 ROWS, COLUMNS = 128, 4  # of one tile of swizzled scales
 
 
+@functools.cache
 def torch_dtype(element: Element) -> torch.dtype | None:
     """Return torch's own dtype of an element's codes, or None where it has none.
 

@@ -7,6 +7,7 @@ Each side is what `quantize` stores: bit for bit what `qgraph.numerics` defines.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -19,7 +20,7 @@ from qgraph.ops import gpu
 from qgraph.ops.gpu import Launch
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
-_TILE = (64, 64)
+_TILE, _WARPS = (64, 64), 4
 
 
 def takes(fmt: BlockFormat) -> bool:
@@ -49,7 +50,7 @@ def on_gpu(x: Tensor, fmt: BlockFormat, *, row: bool, column: bool) -> Four:
     """Return what `quantize_both` does, by the kernels; a side that is not asked for is empty."""
     x = x.contiguous()
     results = _results(x, fmt, row, column)
-    first, second = codes_launches(x.shape, x.dtype, fmt, row, column)
+    first, second = codes_launches(x.shape, x.dtype, fmt, row, column, casts())
     parts = x.new_empty(second.constants["PARTS"], dtype=torch.int32)
     given, (rows, columns) = gpu.as_bits(x), x.shape
     if first is not None:
@@ -58,10 +59,14 @@ def on_gpu(x: Tensor, fmt: BlockFormat, *, row: bool, column: bool) -> Four:
     return results
 
 
+@functools.lru_cache(gpu.LAUNCHES)
 def codes_launches(
-    shape: torch.Size, dtype: torch.dtype, fmt: BlockFormat, row: bool, column: bool
+    shape: torch.Size, dtype: torch.dtype, fmt: BlockFormat, row: bool, column: bool, cast: bool
 ) -> tuple[Launch | None, Launch]:
-    """Return the launches of `on_gpu`: of the largest magnitude, where one scale is for all, and after."""
+    """Return the launches of `on_gpu`: of the largest magnitude, where one scale is for all, and after.
+
+    With `cast` the GPU `casts`.
+    """
     element = fmt.element
     assert isinstance(element, FloatFormat), "the kernel takes floats"
     whole = str(fmt.block) == "tensor"
@@ -89,15 +94,21 @@ def codes_launches(
         constants={
             "ROW": row, "COLUMN": column, "BLOCK": fmt.block.along or 1,
             "MANTISSA": element.mantissa_bits, "LOWEST": element.min_exponent + 127,
-            "MAX": element.max, "TOP": element.max_exponent, "SCALE": gpu.scale_number(fmt),
+            "MAX": element.max, "TOP": element.max_exponent, "SCALE": gpu.scale_number(fmt), "CAST": cast,
             "STORED_BF16": dtype == torch.bfloat16, "PARTS": parts, "TM": tm, "TN": tn,
         },
         grid=grid,
-        warps=4,
+        warps=_WARPS,
         minimum=moved + 4 * parts * whole,
         moved=moved + 4 * parts * whole * math.prod(grid),
     )  # fmt: skip
     return first, second
+
+
+def casts() -> bool:
+    """Whether the GPU at hand rounds float32 to 8-bit floats itself, in one step."""
+    at_hand = torch.cuda.is_available() and not torch.version.hip
+    return at_hand and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def _results(x: Tensor, fmt: BlockFormat, row: bool, column: bool) -> Four:

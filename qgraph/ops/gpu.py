@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +24,10 @@ from qgraph.numerics.tiles import check_axis
 _DTYPES = {torch.float32: "*fp32", torch.bfloat16: "*i16"}  # bfloat16 goes as its bits
 _SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
 _TILE = 64
+_INT32 = 2**31 - 1
 _PACK_TILE = (128, 64)
-_MAX_PARTS = 256
+_MAX_PARTS = 1024
+LAUNCHES = 4096  # that are kept, for as many shapes and formats
 MAX_POINTS = 64
 # IEEE sums and products: a fused multiply-add would round once where the definition rounds twice.
 OPTIONS = {"enable_fp_fusion": False}
@@ -48,11 +50,29 @@ class Launch:
     minimum: int
     moved: int
     flops: int = 0
+    compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def run(self, *arguments: Any) -> None:
-        """Launch it on the current device."""
+        """Launch it on the current device.
+
+        Integers depend on the shape alone, or are not specialized. So what was compiled the first
+        time fits whenever pointers are aligned as they were and integers are as wide: it is launched
+        again without Triton's own look at every argument, which takes longer than small kernels run.
+        Not on AMD, where Triton also looks at the size of the memory behind a pointer.
+        """
+        key = (
+            torch.cuda.is_available() and torch.cuda.current_device(),
+            *[a.data_ptr() % 16 if isinstance(a, Tensor) else a > _INT32 for a in arguments],
+        )
+        if (again := self.compiled.get(key)) is not None:
+            again(*arguments, *self.constants.values())
+            return
         kernel = getattr(kernels(), self.kernel)
-        kernel[self.grid](*arguments, **self.constants, num_warps=self.warps, **OPTIONS)
+        names = kernel.arg_names[len(arguments) :]
+        assert names == [*self.constants], f"{self.kernel} takes {names}, in this order"
+        found = kernel[self.grid](*arguments, **self.constants, num_warps=self.warps, **OPTIONS)
+        if found is not None and not torch.version.hip:  # the interpreter compiles nothing
+            self.compiled[key] = found[self.grid]
 
 
 @functools.cache
@@ -132,6 +152,7 @@ def fake_quant(
     return out
 
 
+@functools.lru_cache(LAUNCHES)
 def fake_quant_launches(
     shape: torch.Size,
     dtype: torch.dtype,

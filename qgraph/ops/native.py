@@ -185,7 +185,7 @@ def scaled_mm(
         out = sums.float() * rows * columns.mT
         return (out if bias is None else out + bias.float()).to(dtype)
     # Sums are of float32. Rounded once: after the bias, where the product may give float32.
-    whole = bias is not None and _scaling(format_a) == "tensor" or a.device.type == "cpu"
+    whole = (bias is not None and _scaling(format_a) == "tensor") or a.device.type == "cpu"
     given = torch.float32 if whole else dtype
     out = _scaled(a, a_scale, b, b_scale, format_a, format_b, given)
     return (out if bias is None else out + bias.to(out.dtype)).to(dtype)

@@ -8,6 +8,8 @@ the first. `nvfp4_mm` multiplies two sides.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -97,6 +99,7 @@ def _on_gpu(x: Tensor, sides: Sides, signs: str, output: str, seed: int) -> Six:
     return results
 
 
+@functools.lru_cache(gpu.LAUNCHES)
 def pack_launches(
     shape: torch.Size, dtype: torch.dtype, sides: Sides, points: int, output: str
 ) -> tuple[Launch, Launch]:
@@ -205,8 +208,14 @@ def nvfp4_mm(
 
 def product_launch(a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool) -> Launch:
     """Return the launch of `nvfp4_mm`; its bytes are those of operands and result, each once."""
-    (m, k2), n = a, b[0]
-    tm, tn, tk = _product_tile()
+    return _product_launch(a, b, dtype, bias, _product_tile())
+
+
+@functools.lru_cache(gpu.LAUNCHES)
+def _product_launch(
+    a: torch.Size, b: torch.Size, dtype: torch.dtype, bias: bool, tile: tuple[int, int, int]
+) -> Launch:
+    (m, k2), n, (tm, tn, tk) = a, b[0], tile
     kinds = {"*fp32": torch.float32, "*bf16": torch.bfloat16}
     name = next(key for key, value in kinds.items() if value == dtype)
     size = _side_bytes(m, 2 * k2) + _side_bytes(n, 2 * k2) + m * n * dtype.itemsize

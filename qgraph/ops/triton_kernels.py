@@ -13,10 +13,12 @@ from qgraph.ops.triton_parts import (
     WHOLE,
     bits_of,
     load_whole,
+    nearest,
     quantize_tile,
     read,
     rotate,
     round_bf16,
+    scale_tile,
     tensor_scales,
 )
 
@@ -182,21 +184,28 @@ def pack_kernel(
 @triton.jit
 def codes_of(
     x, whole, ROWS: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr, MANTISSA: tl.constexpr,
-    LOWEST: tl.constexpr, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr,
+    LOWEST: tl.constexpr, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
-    """Return a tile's codes of 8 bits, to nearest, and a scale a block: [ROWS, ALONG / BLOCK]."""
-    rows = tl.arange(0, ROWS).to(tl.int64)
-    values, negative, _, byte = quantize_tile(
-        x, whole, rows, rows, 0, 0, 0, ROWS, ALONG, ROWS if SCALE == WHOLE else 1, BLOCK,
-        MANTISSA, LOWEST, MAX, TOP, SCALE, False,
-    )  # fmt: skip
-    smallest: tl.constexpr = 2.0 ** (LOWEST - 127)
-    fields = (bits_of(values) >> (23 - MANTISSA)) - ((LOWEST - 1) << MANTISSA)
-    steps = (values * (2.0**MANTISSA / smallest)).to(tl.int32)
-    code = tl.where(values < smallest, steps, fields)
-    code = code | tl.where(negative, 128, 0)
-    code = tl.where(values == values, code, 127 if MANTISSA == 3 else 126)
-    return code.to(tl.uint8), byte
+    """Return a tile's codes of 8 bits, to nearest, and a scale a block: [ROWS, ALONG / BLOCK].
+
+    With CAST by the GPU's own conversion, `cvt.rn.satfinite`: Triton's interpreter rounds otherwise.
+    """
+    scaled, _, byte = scale_tile(
+        x, whole, ROWS, ALONG, ROWS if SCALE == WHOLE else 1, BLOCK, MAX, TOP, SCALE
+    )
+    if CAST:
+        if MANTISSA == 3:
+            code = scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+        else:
+            code = scaled.to(tl.float8e5).to(tl.uint8, bitcast=True)
+    else:
+        a = bits_of(scaled).to(tl.float32, bitcast=True)
+        a = nearest(tl.where(a > MAX, MAX, a), MANTISSA, LOWEST)
+        smallest: tl.constexpr = 2.0 ** (LOWEST - 127)
+        fields = (bits_of(a) >> (23 - MANTISSA)) - ((LOWEST - 1) << MANTISSA)
+        code = tl.where(a < smallest, (a * (2.0**MANTISSA / smallest)).to(tl.int32), fields)
+        code = (code | tl.where(scaled.to(tl.int32, bitcast=True) < 0, 128, 0)).to(tl.uint8)
+    return tl.where(scaled == scaled, code, 127 if MANTISSA == 3 else 126).to(tl.uint8), byte
 
 
 @triton.jit
@@ -224,8 +233,8 @@ def store_codes(
 def codes_kernel(
     x, parts, M, N, row_codes, row_scales, column_codes, column_scales, ROW: tl.constexpr,
     COLUMN: tl.constexpr, BLOCK: tl.constexpr, MANTISSA: tl.constexpr, LOWEST: tl.constexpr,
-    MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr, STORED_BF16: tl.constexpr,
-    PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
+    MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr, CAST: tl.constexpr,
+    STORED_BF16: tl.constexpr, PARTS: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
 ):  # fmt: skip
     """Store x [M, N] as 8-bit codes along N (row) and along M (column), from one read."""
     m = tl.program_id(0) * TM + tl.arange(0, TM)
@@ -241,20 +250,23 @@ def codes_kernel(
                 tl.store(row_scales, decode)
             if COLUMN:
                 tl.store(column_scales, decode)
-    if ROW:
-        code, byte = codes_of(
-            v, whole, TM, TN, TN if SCALE == WHOLE else BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE
-        )
-        store_codes(
-            code, byte, m, tl.program_id(1) * TN, M, N, row_codes, row_scales, TN, BLOCK, SCALE
-        )
-    if COLUMN:
-        other, byte = codes_of(
-            tl.trans(v), whole, TN, TM, TM if SCALE == WHOLE else BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE
-        )  # fmt: skip
-        store_codes(
-            other, byte, n, tl.program_id(0) * TM, N, M, column_codes, column_scales, TM, BLOCK, SCALE
-        )  # fmt: skip
+    r, k = tl.program_id(0) * TM, tl.program_id(1) * TN
+    if SCALE == WHOLE:  # the same codes whichever way they lie
+        code, byte = codes_of(v, whole, TM, TN, TN, MANTISSA, LOWEST, MAX, TOP, SCALE, CAST)
+        if ROW:
+            store_codes(code, byte, m, k, M, N, row_codes, row_scales, TN, BLOCK, SCALE)
+        if COLUMN:
+            other = tl.trans(code)
+            store_codes(other, byte, n, r, N, M, column_codes, column_scales, TM, BLOCK, SCALE)
+    else:
+        if ROW:
+            code, byte = codes_of(v, whole, TM, TN, BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE, CAST)
+            store_codes(code, byte, m, k, M, N, row_codes, row_scales, TN, BLOCK, SCALE)
+        if COLUMN:
+            other, byte = codes_of(
+                tl.trans(v), whole, TN, TM, BLOCK, MANTISSA, LOWEST, MAX, TOP, SCALE, CAST
+            )
+            store_codes(other, byte, n, r, N, M, column_codes, column_scales, TM, BLOCK, SCALE)
 
 
 @triton.jit

@@ -174,14 +174,7 @@ def quantize_tile(
 
     Scales are [ROWS / ACROSS, ALONG / BLOCK].
     """
-    if SCALE == WHOLE:
-        span = bits_of(tl.zeros([ROWS // ACROSS, ALONG // BLOCK], tl.float32) + whole)
-    else:
-        blocks = tl.reshape(bits_of(x), [ROWS // ACROSS, ACROSS, ALONG // BLOCK, BLOCK])
-        span = tl.max(tl.max(blocks, 3), 1)
-    encode, decode, byte = scales_of(span, whole, MAX, TOP, SCALE)
-    tiles = tl.reshape(x, [ROWS // ACROSS, ACROSS, ALONG // BLOCK, BLOCK])
-    scaled = tl.reshape(tiles * encode[:, None, :, None], [ROWS, ALONG])
+    scaled, decode, byte = scale_tile(x, whole, ROWS, ALONG, ACROSS, BLOCK, MAX, TOP, SCALE)
     a = bits_of(scaled).to(tl.float32, bitcast=True)
     a = tl.where(a > MAX, MAX, a)
     if NOISE:
@@ -191,6 +184,22 @@ def quantize_tile(
         r = nearest(a, MANTISSA, LOWEST)
     r = tl.where(r > MAX, MAX, r)
     return r, scaled.to(tl.int32, bitcast=True) < 0, decode, byte
+
+
+@triton.jit
+def scale_tile(
+    x, whole, ROWS: tl.constexpr, ALONG: tl.constexpr, ACROSS: tl.constexpr, BLOCK: tl.constexpr,
+    MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr,
+):  # fmt: skip
+    """Return (x in units of its block's scale, decode, byte): [ROWS, ALONG], then a scale a block."""
+    if SCALE == WHOLE:
+        span = bits_of(tl.zeros([ROWS // ACROSS, ALONG // BLOCK], tl.float32) + whole)
+    else:
+        blocks = tl.reshape(bits_of(x), [ROWS // ACROSS, ACROSS, ALONG // BLOCK, BLOCK])
+        span = tl.max(tl.max(blocks, 3), 1)
+    encode, decode, byte = scales_of(span, whole, MAX, TOP, SCALE)
+    tiles = tl.reshape(x, [ROWS // ACROSS, ACROSS, ALONG // BLOCK, BLOCK])
+    return tl.reshape(tiles * encode[:, None, :, None], [ROWS, ALONG]), decode, byte
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from qgraph.backend.devices import DEVICES
 from qgraph.backend.launches import compile_launch
 from qgraph.backend.standin import standing_in
 from qgraph.formats import Rounding, parse_format
-from qgraph.ops import gpu, packed
+from qgraph.ops import codes, gpu, packed
 from qgraph.ops.gpu import Launch
 
 pytest.importorskip("triton")
@@ -49,8 +49,9 @@ def test_every_kernel_gives_the_bits_of_the_definitions() -> None:
         "    return (a + c) - c=>    return tl.floor((a + c) - c + 0.25)",
         "low | (high << 4)=>high | (low << 4)",
         "to(tl.float32) * 0.00390625=>to(tl.float32) * 0.0078125",
+        "- ((LOWEST - 1) << MANTISSA)=>- ((LOWEST - 2) << MANTISSA)",
     ],
-    ids=["rounding", "nibbles", "noise"],
+    ids=["rounding", "nibbles", "noise", "codes"],
 )
 def test_a_broken_kernel_is_caught(change: str) -> None:
     assert "differs: " in interpret(change)
@@ -61,9 +62,16 @@ def launches() -> dict[str, Launch]:
     sides = ((NVFP4, False, True, 1), (NVFP4, True, True, 2))
     first, second = packed.pack_launches(SHAPE, BF16, sides, 16, "bf16")
     _, third = gpu.fake_quant_launches(SHAPE, BF16, parse_format(NVFP4), True, True, 16)
+    fmt = parse_format("e4m3/tensor/fp32")
+    _, fourth = codes.codes_launches(SHAPE, BF16, fmt, True, True, codes.casts())
     small = {
         name: replace(launch, constants={**launch.constants, "TM": 32, "TN": 32}, warps=4)
-        for name, launch in {"amax": first, "pack": second, "fake_quant": third}.items()
+        for name, launch in {
+            "amax": first,
+            "pack": second,
+            "fake_quant": third,
+            "codes": fourth,
+        }.items()
     }
     product = packed.product_launch(
         torch.Size((256, 64)), torch.Size((128, 64)), BF16, True
@@ -99,6 +107,18 @@ def test_bytes_of_a_pack_by_hand() -> None:
     assert second.grid == (2, 2, 1)
     assert second.moved == read + row + column + 4 * 2 * 8 * 4
     assert second.moved / second.minimum < 1.1
+
+
+def test_bytes_of_8_bit_codes_by_hand() -> None:
+    # x [256, 128] bf16 -> codes [256, 128] and [128, 256], a byte each.
+    whole, fine = (parse_format(f"e4m3/{text}") for text in ("tensor/fp32", "1x32/ue8m0-rceil"))
+    first, second = codes.codes_launches(SHAPE, BF16, whole, True, True, False)
+    assert first is not None
+    assert first.minimum == 256 * 128 * 2 + 8 * 4  # 8 tiles of 64x64 look for the largest magnitude
+    assert second.minimum == 256 * 128 * (2 + 1 + 1) + 2 * 4 + 8 * 4  # a float32 scale a side
+    first, second = codes.codes_launches(SHAPE, BF16, fine, False, True, False)
+    assert first is None
+    assert second.minimum == 256 * 128 * (2 + 1) + 256 * 128 // 32
 
 
 def test_bytes_of_a_product_by_hand() -> None:
