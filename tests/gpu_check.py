@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -101,10 +102,10 @@ def training() -> str:
     from qgraph.backend.models import load_model
 
     losses = {}
-    start = load_model("preset:tiny-llama")
+    start = load_model("preset:tiny-llama,layers=2")
     inputs = example_inputs(start, 4, 128)
     for place in ("cpu", "cuda"):
-        model = qgraph.compile(copy.deepcopy(start).to(place), "nvfp4")
+        model = qgraph.compile(copy.deepcopy(start).to(place), "nvfp4", codegen=place == "cuda")
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         given = {key: value.to(place) for key, value in inputs.items()}
         torch.manual_seed(0)
@@ -114,7 +115,7 @@ def training() -> str:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            found.append(float(loss))
+            found.append(loss.item())
         losses[place] = found
     first, last = (abs(losses["cpu"][i] / losses["cuda"][i] - 1) for i in (0, -1))
     assert losses["cuda"][-1] < losses["cuda"][0], f"the loss does not fall: {losses['cuda']}"
@@ -152,31 +153,78 @@ def products() -> str:
     return f"bf16 {rate / plain:.0f} TFLOP/s, nvfp4 {rate / found:.0f}: {plain / found:.2f} times"
 
 
-def steps(target: str, policy: str = "nvfp4") -> Callable[[], str]:
-    """Return a check that times a training step beside plain Inductor."""
+def eight_bit_times() -> str:
+    """Time FP8 codes and products of a Llama-3-8B layer, and of smaller ones, beside bf16's products."""
+    from qgraph import ops
+    from qgraph.formats import parse_format
+    from qgraph.ops.native import native_kind
 
-    def check() -> str:
-        import qgraph
-        from qgraph.backend.examples import example_inputs
-        from qgraph.backend.models import load_model
+    text = "e4m3/tensor/fp32"
+    fmt = parse_format(text)
+    if (why := native_kind(fmt, fmt, "cuda", always=True)).startswith("no "):
+        raise Skip(why)
+    told = []
+    for m, n, k in (
+        (4096, 2048, 2048),
+        (4096, 4096, 4096),
+        (8192, 4096, 4096),
+        (8192, 14336, 4096),
+    ):
+        a, b = (torch.randn(rows, k, device="cuda").bfloat16() for rows in (m, n))
+        left, right = (ops.quantize(x, text, -1)[:2] for x in (a, b))
+        sides = (*left, *right, "fp8", text, text, torch.bfloat16)
+        plain = _time(partial(torch.matmul, a, b.T))
+        product = _time(partial(ops.scaled_mm, *sides))
+        both = _time(partial(ops.quantize_both, a, text))
+        one = _time(partial(ops.quantize, b, text, -1))
+        told.append(
+            f"{m}x{n}x{k}: bf16 {plain * 1e6:.0f} us, fp8 {product * 1e6:.0f}, "
+            f"codes of A both ways {both * 1e6:.0f}, of B {one * 1e6:.0f}"
+        )
+    return "; ".join(told)
 
-        plain = load_model("preset:wide-llama").cuda().bfloat16()
-        inputs = example_inputs(plain, 8, 512)
-        quantized = qgraph.compile(copy.deepcopy(plain), policy, target=target)  # type: ignore[arg-type]
-        plain.compile()
-        times: dict[str, list[float]] = {"plain": [], policy: []}
-        for _ in range(13):  # three to warm up
-            for name, model in (("plain", plain), (policy, quantized)):
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                model(**inputs).loss.backward()
-                torch.cuda.synchronize()
-                times[name].append(time.perf_counter() - start)
-        one, two = (median(times[name][3:]) for name in ("plain", policy))
-        lowered = {e.lowering for e in qgraph.coverage(quantized).quantized}
-        return f"plain {1e3 * one:.2f} ms, {policy} {1e3 * two:.2f}: {one / two:.2f} times; {lowered or ''}"
 
-    return check
+def steps() -> str:
+    """Time training steps beside plain Inductor's, alternating, and their peak memory."""
+    import qgraph
+    from qgraph.backend.examples import example_inputs
+    from qgraph.backend.models import load_model
+    from qgraph.ops.native import why_no_nvfp4
+
+    start = load_model("preset:wide-llama,hidden=4096").cuda().bfloat16()
+    inputs = {key: value.cuda() for key, value in example_inputs(start, 16, 512).items()}
+    arms = [("fp8", "native"), ("fp8", "emulate"), ("mxfp8", "emulate"), ("nvfp4", "emulate")]
+    if why_no_nvfp4() is None:
+        arms += [("mxfp8", "native-always"), ("nvfp4", "native")]
+    models = {"plain": copy.deepcopy(start)}
+    models["plain"].compile()
+    for policy, target in arms:
+        model = qgraph.compile(copy.deepcopy(start), policy, target=target)  # type: ignore[arg-type]
+        models[f"{policy} {target}"] = model
+    times: dict[str, list[float]] = {name: [] for name in models}
+    peaks: dict[str, float] = {}
+    for _ in range(13):  # three to warm up
+        for name, model in models.items():
+            model.zero_grad(set_to_none=True)
+            torch.cuda.synchronize()
+            held = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            begin = time.perf_counter()
+            model(**inputs).loss.backward()
+            torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - begin)
+            peaks[name] = torch.cuda.max_memory_allocated() - held
+    base = median(times["plain"][3:])
+    told = [f"plain {1e3 * base:.2f} ms, {peaks['plain'] / 2**30:.2f} GiB at its peak"]
+    for name, model in models.items():
+        if name != "plain":
+            how = {e.lowering for e in qgraph.coverage(model).quantized} - {""}
+            told.append(
+                f"{name} {base / median(times[name][3:]):.2f} times as fast, "
+                f"{peaks[name] / peaks['plain']:.2f} of the memory"
+                + "".join(f" ({h})" for h in how)
+            )
+    return "; ".join(told)
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
@@ -187,13 +235,8 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("training in NVFP4", training),
     ("time of quantizing", quantizing),
     ("time of a product", products),
-    ("time of a step, emulate", steps("emulate")),
-    ("time of a step, native", steps("native")),
-    *(
-        (f"time of a step, {policy} {target}", steps(target, policy))
-        for policy in ("mxfp8", "fp8")
-        for target in ("emulate", "native-always")
-    ),
+    ("time of 8-bit products", eight_bit_times),
+    ("time of a step", steps),
 )
 
 
@@ -221,10 +264,12 @@ def run() -> Iterator[Row]:
     """Yield each check's name, `passed`, `failed` or `skipped`, and what was found."""
     reason = gpu.why_unavailable() or ("" if torch.cuda.is_available() else "no CUDA device")
     for name, check in CHECKS:
+        start = time.perf_counter()
         try:
             if reason:
                 raise Skip(reason)
-            yield name, "passed", check()
+            found = check()
+            yield name, "passed", f"{found} [{time.perf_counter() - start:.0f} s]"
         except Skip as why:
             yield name, "skipped", str(why)
         except Exception as error:  # noqa: BLE001 - the table must go on
