@@ -12,6 +12,7 @@ from torch._functorch._aot_autograd.descriptors import GradAOTOutput
 from torch._inductor.utils import fresh_inductor_cache
 from torch.fx import GraphModule
 
+from qgraph import ops
 from qgraph.backend.blueprint import Blueprint, draw
 from qgraph.backend.chips import Chip
 from qgraph.backend.codegen import Call, generate
@@ -184,7 +185,7 @@ class _Compiler:
             return [Kernel(name=call.name, kind="triton", work=work, code=code, **common)]
         if call.name == "qgraph.seed.default":
             return []  # drawn on the CPU
-        if call.name.startswith("qgraph."):
+        if call.name.startswith("qgraph.") and call.node.target is not ops.scaled_mm:
             launches, note = launches_of(call.node)
             if launches:
                 return [self._launched(launch, common) for launch in launches]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
+from qgraph import ops
 from qgraph.backend.chips import Chip
 from qgraph.backend.codegen import Call
 from qgraph.backend.devices import Kind
@@ -46,13 +47,17 @@ def work_of(call: Call, chip: Chip) -> tuple[Work, str]:
     node = call.node
     packet = getattr(node.target, "overloadpacket", node.target)
     bandwidth = chip.device.bandwidth
-    if packet not in flop_registry:
+    values = _values(node.args)
+    kind: Kind
+    if node.target is ops.scaled_mm:
+        flops = 2 * values[0].numel() * values[2].shape[0]
+        kind = "int8" if node.args[4] == "int8" else "fp8"
+    elif packet in flop_registry:
+        flops = int(flop_registry[packet](*values, **_values(node.kwargs), out_val=_value(node)))
+        dtype = next(v.dtype for v in values if isinstance(v, Tensor))
+        kind = _KINDS.get(dtype, "fp32")
+    else:
         return Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth), ""
-    flops = int(
-        flop_registry[packet](*_values(node.args), **_values(node.kwargs), out_val=_value(node))
-    )
-    dtype = next(v.dtype for v in _values(node.args) if isinstance(v, Tensor))
-    kind = _KINDS.get(dtype, "fp32")
     return Work(
         minimum=call.minimum,
         moved=call.moved,

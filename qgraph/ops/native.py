@@ -72,7 +72,7 @@ _SLOW = {
     "its codes have no kernel yet",
     "1x32": "no native mxfp8 product that was measured to be faster",
 }
-# Below this a product in bfloat16 is over before two operands are quantized.
+# Below this a product in bfloat16 is over before this one is launched.
 LEAST_FLOPS = 2**36
 
 

@@ -17,6 +17,7 @@ from qgraph.backend.decompositions import decompositions
 from qgraph.backend.devices import DEVICES
 from qgraph.backend.offline import Step, compile_step
 from qgraph.backend.standin import standing_in
+from qgraph.ops import native
 from qgraph.ops.native import why_no_nvfp4
 from qgraph.policy import load_policy, load_policy_text
 from tests.tools.command import run
@@ -129,6 +130,28 @@ def test_a_target_without_the_format_emulates_it_and_says_why(
         amaxes = sum(k.count for k in step.kernels if k.name == "qgraph_amax_kernel")
         # Inputs: q k v share one, gate and up share one, o, down; 7 weights; 7 gradients; the head.
         assert packs == amaxes == (4 + 7 + 7) + 3
+
+
+def test_a_tensor_in_fp8_is_read_once_for_the_codes_of_both_axes(
+    single: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy_text(NVFP4_ALL.replace("nvfp4", "fp8_tensor"))
+    size: dict[str, Any] = {"batch": 1, "length": 32, "machine_code": False}
+    small = compile_step(single, policy, find_chip("h100"), **size)
+    assert {e.lowering for e in small.products if e.status == "quantized"} == {
+        "emulated: no native fp8 product on a GPU that pays below 69 GFLOP"
+    }
+    monkeypatch.setattr(native, "LEAST_FLOPS", 0)
+    step = compile_step(single, policy, find_chip("h100"), **size)
+    assert {e.lowering for e in step.products if e.status == "quantized"} == {"native fp8"}
+    assert products(step) == 3 * (7 + 1)
+    names = [name for k in step.kernels for name in [k.name] * k.count]
+    # Inputs (q k v share one, gate and up share one, o, down) and gradients: both axes at once.
+    # Weights: one axis in the forward, the other in the backward, which keeps no codes of them.
+    assert names.count("qgraph_codes_kernel") == (4 + 7 + 2 * 7) + (1 + 1 + 2)
+    halves = [half for k in step.kernels if "codes" in k.name for half in [k.half] * k.count]
+    assert halves.count("forward") == (4 + 7) + (1 + 1)
+    assert "qgraph_fake_quant_kernel" not in names
 
 
 def test_why_a_gpu_does_not_multiply_nvfp4() -> None:
