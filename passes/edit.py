@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from operator import getitem
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
+from qgraph import ops
 from qgraph.passes.operand import Operand
 from qgraph.passes.targets import argument_node, value_of
 
@@ -96,6 +97,19 @@ def add_node(
     with mode:
         node.meta["val"] = target(*values, **options)  # type: ignore[operator]
     return node
+
+
+# What nothing reads any more once a product multiplies codes.
+LEFT_OVER = frozenset(
+    {ops.fake_quant, ops.rotate_quant, aten.permute.default, aten.t.default, aten.transpose.int}
+)
+
+
+def erase_unused(graph: Graph, targets: Container[object]) -> None:
+    """Erase calls of these targets that nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and node.target in targets and not node.users:
+            graph.erase_node(node)
 
 
 def add_item(graph: Graph, stored: Node, index: int, like: Node) -> Node:

@@ -23,7 +23,7 @@ from qgraph import ops
 from qgraph.formats import parse_format
 from qgraph.ops.codes import takes
 from qgraph.ops.native import MAX_SUMMED, native_kind
-from qgraph.passes.edit import add_item, add_node, below_permutes
+from qgraph.passes.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
 from qgraph.passes.plan import Plan
 from qgraph.passes.targets import argument_node, value_of
 
@@ -61,15 +61,8 @@ def lower_native(graph: Graph, plans: Sequence[Plan], *, always: bool = False) -
         elif kind:
             lowering = f"emulated: {kind}"
         found.append(replace(plan, lowering=lowering))
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and node.target in _LEFT_OVER and not node.users:
-            graph.erase_node(node)
+    erase_unused(graph, LEFT_OVER)
     return tuple(found)
-
-
-_LEFT_OVER = frozenset(
-    {ops.fake_quant, ops.rotate_quant, aten.permute.default, aten.t.default, aten.transpose.int}
-)
 
 
 def _read_both_ways(sources: Sequence[Source]) -> set[tuple[Node, str]]:

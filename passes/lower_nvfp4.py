@@ -19,7 +19,7 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.ops.native import why_no_nvfp4
 from qgraph.ops.packed import FORMATS
-from qgraph.passes.edit import add_item, add_node, below_permutes
+from qgraph.passes.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
 from qgraph.passes.plan import Plan
 from qgraph.passes.targets import argument_node, value_of
 
@@ -64,15 +64,8 @@ def lower_nvfp4(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
             new = add_node(graph, ops.nvfp4_mm, args, like=product)
         product.replace_all_uses_with(new)
         graph.erase_node(product)
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and node.target in _LEFT_OVER and not node.users:
-            graph.erase_node(node)
+    erase_unused(graph, LEFT_OVER)
     return tuple(found)
-
-
-_LEFT_OVER = frozenset(
-    {ops.fake_quant, ops.rotate_quant, aten.permute.default, aten.t.default, aten.transpose.int}
-)
 
 
 _OTHERWISE = "no native product of these roundings or rotations"

@@ -14,6 +14,7 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
+from qgraph.passes.edit import erase_unused
 from qgraph.passes.plan import Plan
 
 aten = torch.ops.aten
@@ -44,9 +45,7 @@ def share_quant(graph: Graph, plans: Sequence[Plan]) -> None:
         if (first := seen.setdefault(key, node)) is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and node.target in _SHARED and not node.users:
-            graph.erase_node(node)
+    erase_unused(graph, _SHARED)
 
 
 def _key(value: object) -> Hashable:

@@ -26,7 +26,7 @@ _SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
 _TILE = 64
 _INT32 = 2**31 - 1
 _PACK_TILE = (128, 64)
-_MAX_PARTS = 1024
+_MAX_PARTS = 256
 LAUNCHES = 4096  # that are kept, for as many shapes and formats
 MAX_POINTS = 64
 # IEEE sums and products: a fused multiply-add would round once where the definition rounds twice.
@@ -211,10 +211,14 @@ def amax_launch(
     *,
     plain: bool | None = None,
     turned: bool,
+    most: int = _MAX_PARTS,
 ) -> Launch:
-    """Return the launch that finds partial maxima of a tensor, of the tensor rotated, or of both."""
+    """Return the launch that finds partial maxima of a tensor, of the tensor rotated, or of both.
+
+    `most` of them at the most: more are found sooner, but each program that follows reads them all.
+    """
     plain = not turned if plain is None else plain
-    parts = _parts(shape)
+    parts = _parts(shape, most)
     size = math.prod(shape) * dtype.itemsize + 4 * parts * (plain + turned)
     return Launch(
         kernel="amax_kernel",
@@ -248,11 +252,11 @@ def _seen(shape: torch.Size) -> tuple[int, int, int]:
     return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
-def _parts(shape: torch.Size) -> int:
+def _parts(shape: torch.Size, most: int = _MAX_PARTS) -> int:
     """Return how many programs look for the largest magnitude: a power of two."""
     batch, rows, columns = _seen(shape)
     tiles = batch * -(-rows // _TILE) * -(-columns // _TILE)
-    return min(_MAX_PARTS, 1 << max(0, tiles - 1).bit_length())
+    return min(most, 1 << max(0, tiles - 1).bit_length())
 
 
 def scale_number(fmt: BlockFormat) -> int:
