@@ -65,7 +65,8 @@ def native_kind(
     return "fp8" if always else "no native fp8 product on a cpu that is faster than emulation"
 
 
-# Why a product that a GPU has is left alone; measured by `make gpu-check` on an H200, torch 2.11.
+# Why a product that a GPU has is left alone. On an H200, torch 2.11, `_int_mm` was 1.02 to 1.08 times as
+# fast as bfloat16's product, before quantization.
 _SLOW = {
     "int8": "no native int8 product on a GPU that is faster: torch's takes as long as one of bfloat16",
     "row": "no native fp8 product with row scales on a GPU that is known to be faster: "

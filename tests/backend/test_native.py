@@ -231,6 +231,18 @@ def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.Monkey
 MX = ("e4m3/1x32/ue8m0-rceil", "e5m2/1x32/ue8m0-rceil")
 
 
+@pytest.mark.parametrize("text", ["e4m3/tensor/fp32", *MX])
+def test_codes_of_both_axes_are_those_of_each(text: str) -> None:
+    x = torch.randn(35, 40, generator=torch.Generator().manual_seed(5))
+    found = ops.quantize_both(x, text)
+    want = [part for axis in (-1, -2) for part in stored(x, text, axis)]
+    with FakeTensorMode():
+        shown = ops.quantize_both(torch.empty(35, 40), text)
+    for one, other, fake in zip(found, want, shown, strict=True):
+        assert torch.equal(one, other)
+        assert (fake.shape, fake.dtype) == (one.shape, one.dtype)
+
+
 @pytest.mark.parametrize(
     ("formats", "capability", "dtype", "found"),
     [
