@@ -15,7 +15,8 @@
 namespace {
 
 constexpr float kFloatMax = 3.4028234663852886e38f;
-constexpr int64_t kColumns = 256;  // columns worked on together in the column layout
+constexpr int64_t kColumns = 2048;  // columns worked on together in the column layout: long rows are read fastest
+constexpr int64_t kRows = 64;  // rows worked on together where a column is one block
 constexpr int64_t kSerial = 16384;  // elements below which one thread is faster
 
 enum Scale : int { kTwoLevel, kCeil, kFloor, kFloat };
@@ -167,32 +168,36 @@ struct Buffers {
   std::vector<float> encode, decode, noise;
 };
 
-template <class D, bool kInt, bool kNoise, bool kDivide>
-void columns(const typename D::type* x, typename D::type* y, const Job& job, const Format& f,
-             const Tensorwide& t, int64_t outer, int64_t k0, int64_t c0, int64_t n, Buffers& s) {
-  const int64_t k1 = std::min(k0 + job.along, job.size);
-  const int64_t base = outer * job.size * job.inner + c0;
-  uint32_t* amax = s.amax.data();
-  std::fill(amax, amax + n, job.whole ? job.amax : 0u);
-  if (!job.whole) {
-    for (int64_t k = k0; k < k1; ++k) {
-      const auto* row = x + base + k * job.inner;
-      for (int64_t c = 0; c < n; ++c) {
-        const uint32_t b = bits_of(D::load(row[c])) & 0x7fffffffu;
-        amax[c] = amax[c] > b ? amax[c] : b;
-      }
-    }
-    if (job.across > 1) {
-      for (int64_t c = 0; c < n; c += job.across) {
-        const int64_t end = std::min(c + job.across, n);
-        std::fill(amax + c, amax + end, *std::max_element(amax + c, amax + end));
-      }
+// The largest magnitude of each of n columns over rows k0 to k1, where it is above what `amax` holds.
+template <class D>
+void column_amax(const typename D::type* x, int64_t inner, int64_t k0, int64_t k1, int64_t n, uint32_t* amax) {
+  for (int64_t k = k0; k < k1; ++k) {
+    const auto* row = x + k * inner;
+    for (int64_t c = 0; c < n; ++c) {
+      const uint32_t b = bits_of(D::load(row[c])) & 0x7fffffffu;
+      amax[c] = amax[c] > b ? amax[c] : b;
     }
   }
-  float *encode = s.encode.data(), *decode = s.decode.data(), *noise = s.noise.data();
+}
+
+// The scales of n columns from their largest magnitudes, `across` columns sharing one.
+void column_scales(uint32_t* amax, int64_t n, const Job& job, const Tensorwide& t, const Format& f, float* encode,
+                   float* decode) {
+  if (job.across > 1 && !job.whole) {
+    for (int64_t c = 0; c < n; c += job.across) {
+      const int64_t end = std::min(c + job.across, n);
+      std::fill(amax + c, amax + end, *std::max_element(amax + c, amax + end));
+    }
+  }
   make_scales(amax, encode, decode, n, t, f);
-  const int64_t chunks = (job.size + 15) / 16;
-  uint32_t* words = s.words.data();
+}
+
+// n columns from c0 on, rows k0 to k1.
+template <class D, bool kInt, bool kNoise, bool kDivide>
+void round_columns(const typename D::type* x, typename D::type* y, const Job& job, const Format& f,
+                   const Tensorwide& t, int64_t outer, int64_t k0, int64_t k1, int64_t c0, int64_t n,
+                   const float* encode, const float* decode, float* noise, uint32_t* words) {
+  const int64_t base = outer * job.size * job.inner + c0, chunks = (job.size + 15) / 16;
   for (int64_t k = k0; k < k1; ++k) {
     if (kNoise) {
       if (k == k0 || k % 16 == 0) {
@@ -209,6 +214,35 @@ void columns(const typename D::type* x, typename D::type* y, const Job& job, con
     for (int64_t c = 0; c < n; ++c)
       out[c] = D::store(apply<kInt, kNoise, kDivide>(D::load(row[c]), encode[c], decode[c], ts, f,
                                                      kNoise ? noise[c] : 0.0f));
+  }
+}
+
+// One block a column of one matrix: rows are read in order twice, first for the scales of all columns.
+template <class D, bool kInt, bool kNoise, bool kDivide>
+void whole_columns(const typename D::type* x, typename D::type* y, const Job& job, const Format& f,
+                   const Tensorwide& t, bool serial) {
+  const int64_t n = job.inner, pieces = (job.size + kRows - 1) / kRows;
+  std::vector<uint32_t> amax(n, job.whole ? job.amax : 0u);
+  std::vector<float> encode(n), decode(n);
+#pragma omp parallel if (!serial)
+  {
+    if (!job.whole) {
+      std::vector<uint32_t> own(n, 0u);
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < pieces; ++i)
+        column_amax<D>(x, n, i * kRows, std::min((i + 1) * kRows, job.size), n, own.data());
+#pragma omp critical
+      for (int64_t c = 0; c < n; ++c) amax[c] = std::max(amax[c], own[c]);
+#pragma omp barrier
+    }
+#pragma omp single
+    column_scales(amax.data(), n, job, t, f, encode.data(), decode.data());
+    std::vector<float> noise(kNoise ? n : 0);
+    std::vector<uint32_t> words(kNoise ? 4 * n : 0);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < pieces; ++i)
+      round_columns<D, kInt, kNoise, kDivide>(x, y, job, f, t, 0, i * kRows, std::min((i + 1) * kRows, job.size), 0,
+                                              n, encode.data(), decode.data(), noise.data(), words.data());
   }
 }
 
@@ -281,20 +315,29 @@ void run(const void* input, void* output, const Job& job, const Format& f) {
   auto* y = static_cast<typename D::type*>(output);
   const Tensorwide t = tensorwide(job.amax, f);
   const bool serial = job.outer * job.size * job.inner < kSerial;
+  if (job.inner > 1 && job.outer == 1 && job.along >= job.size) {
+    whole_columns<D, kInt, kNoise, kDivide>(x, y, job, f, t, serial);
+    return;
+  }
   if (job.inner > 1) {
     const int64_t blocks = (job.size + job.along - 1) / job.along;
-    const int64_t width = std::max<int64_t>(1, kColumns / job.across) * job.across;
+    const int64_t width = std::min(job.inner, std::max<int64_t>(1, kColumns / job.across) * job.across);
     const int64_t strips = (job.inner + width - 1) / width;
     const int64_t items = job.outer * blocks * strips;
 #pragma omp parallel if (!serial)
     {
-      Buffers s{std::vector<uint32_t>(width), std::vector<uint32_t>(4 * width), std::vector<float>(width),
-                std::vector<float>(width), std::vector<float>(width)};
+      std::vector<uint32_t> amax(width), words(kNoise ? 4 * width : 0);
+      std::vector<float> encode(width), decode(width), noise(kNoise ? width : 0);
 #pragma omp for
       for (int64_t i = 0; i < items; ++i) {
-        const int64_t c0 = i % strips * width, k0 = i / strips % blocks * job.along;
-        columns<D, kInt, kNoise, kDivide>(x, y, job, f, t, i / strips / blocks, k0, c0,
-                                          std::min(width, job.inner - c0), s);
+        const int64_t c0 = i % strips * width, k0 = i / strips % blocks * job.along, o = i / strips / blocks;
+        const int64_t k1 = std::min(k0 + job.along, job.size), n = std::min(width, job.inner - c0);
+        std::fill(amax.begin(), amax.end(), job.whole ? job.amax : 0u);
+        if (!job.whole)
+          column_amax<D>(x + o * job.size * job.inner + c0, job.inner, k0, k1, n, amax.data());
+        column_scales(amax.data(), n, job, t, f, encode.data(), decode.data());
+        round_columns<D, kInt, kNoise, kDivide>(x, y, job, f, t, o, k0, k1, c0, n, encode.data(), decode.data(),
+                                                noise.data(), words.data());
       }
     }
     return;
@@ -349,18 +392,40 @@ uint32_t largest(const void* input, int64_t n) {
 
 // ---- rotation: [outer, size, inner] -> [outer, padded, inner], returning the largest magnitude ----
 
+// Rotates w groups of n values side by side, b [n, w]; returns their largest magnitude.
+template <class D>
+uint32_t rotate_groups(float* b, int n, int64_t w, float norm, bool bf16) {
+  for (int distance = 1; distance < n; distance *= 2)
+    for (int start = 0; start < n; start += 2 * distance)
+      for (int l = start; l < start + distance; ++l) {
+        float *low = b + l * w, *high = b + (l + distance) * w;
+        for (int64_t c = 0; c < w; ++c) {
+          const float p = low[c], q = high[c];
+          low[c] = p + q;
+          high[c] = p - q;
+        }
+      }
+  uint32_t m = 0;
+  for (int64_t i = 0; i < n * w; ++i) {
+    float v = b[i] * norm;
+    v = D::load(D::store(bf16 ? round_bf16(v) : v));
+    b[i] = v;
+    const uint32_t u = bits_of(v) & 0x7fffffffu;
+    m = m > u ? m : u;
+  }
+  return m;
+}
+
 template <class D>
 uint32_t rotate(const void* input, void* output, int64_t outer, int64_t size, int64_t inner, int n,
                 const float* signs, bool bf16) {
   const auto* x = static_cast<const typename D::type*>(input);
   auto* y = static_cast<typename D::type*>(output);
-  const int64_t chunks = (size + n - 1) / n, padded = chunks * n;
-  // In the row layout the loops run across rows instead, so that they still vectorize.
+  const int64_t chunks = (size + n - 1) / n;
+  // In the row layout a group is contiguous: groups are turned, so that loops across them vectorize.
   const bool by_row = inner == 1;
-  const int64_t columns = by_row ? outer : inner, groups = by_row ? 1 : outer;
-  const int64_t in_k = by_row ? 1 : inner, in_c = by_row ? size : 1, out_c = by_row ? padded : 1;
-  const int64_t width = std::min<int64_t>(columns, 64);
-  const int64_t strips = (columns + width - 1) / width, items = groups * chunks * strips;
+  const int64_t columns = by_row ? outer * chunks : inner, width = std::min<int64_t>(columns, by_row ? 16 : 256);
+  const int64_t strips = (columns + width - 1) / width, items = by_row ? strips : outer * chunks * strips;
   const float norm = float(1.0 / std::sqrt(double(n)));
   uint32_t result = 0;
 #pragma omp parallel reduction(max : result) if (outer * size * inner >= kSerial)
@@ -369,35 +434,30 @@ uint32_t rotate(const void* input, void* output, int64_t outer, int64_t size, in
     float* b = buffer.data();
 #pragma omp for
     for (int64_t i = 0; i < items; ++i) {
-      const int64_t c0 = i % strips * width, k0 = i / strips % chunks * n, o = i / strips / chunks;
-      const int64_t w = std::min(width, columns - c0);
-      for (int l = 0; l < n; ++l) {
-        const auto* row = x + o * size * inner + (k0 + l) * in_k + c0 * in_c;
-        const bool inside = k0 + l < size;
-        for (int64_t c = 0; c < w; ++c) b[l * w + c] = (inside ? D::load(row[c * in_c]) : 0.0f) * signs[l];
-      }
-      for (int distance = 1; distance < n; distance *= 2)
-        for (int start = 0; start < n; start += 2 * distance)
-          for (int l = start; l < start + distance; ++l) {
-            float *low = b + l * w, *high = b + (l + distance) * w;
-            for (int64_t c = 0; c < w; ++c) {
-              const float p = low[c], q = high[c];
-              low[c] = p + q;
-              high[c] = p - q;
-            }
-          }
-      uint32_t m = 0;
-      for (int l = 0; l < n; ++l) {
-        auto* row = y + o * padded * inner + (k0 + l) * in_k + c0 * out_c;
+      const int64_t c0 = i % strips * width, w = std::min(width, columns - c0);
+      if (by_row) {
         for (int64_t c = 0; c < w; ++c) {
-          float v = b[l * w + c] * norm;
-          v = bf16 ? round_bf16(v) : v;
-          row[c * out_c] = D::store(v);
-          const uint32_t u = bits_of(D::load(D::store(v))) & 0x7fffffffu;
-          m = m > u ? m : u;
+          const int64_t k0 = (c0 + c) % chunks * n, inside = std::min<int64_t>(n, size - k0);
+          const auto* from = x + (c0 + c) / chunks * size + k0;
+          for (int64_t l = 0; l < n; ++l) b[l * w + c] = (l < inside ? D::load(from[l]) : 0.0f) * signs[l];
         }
+        const uint32_t m = rotate_groups<D>(b, n, w, norm, bf16);
+        result = result > m ? result : m;
+        for (int64_t c = 0; c < w; ++c)
+          for (int64_t l = 0; l < n; ++l) y[(c0 + c) * n + l] = D::store(b[l * w + c]);
+        continue;
       }
+      const int64_t k0 = i / strips % chunks * n, o = i / strips / chunks;
+      const auto* from = x + (o * size + k0) * inner + c0;
+      for (int64_t l = 0; l < n; ++l) {
+        const bool inside = k0 + l < size;
+        for (int64_t c = 0; c < w; ++c) b[l * w + c] = (inside ? D::load(from[l * inner + c]) : 0.0f) * signs[l];
+      }
+      const uint32_t m = rotate_groups<D>(b, n, w, norm, bf16);
       result = result > m ? result : m;
+      auto* to = y + (o * chunks * n + k0) * inner + c0;
+      for (int64_t l = 0; l < n; ++l)
+        for (int64_t c = 0; c < w; ++c) to[l * inner + c] = D::store(b[l * w + c]);
     }
   }
   return result;

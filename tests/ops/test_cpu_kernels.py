@@ -133,10 +133,13 @@ def test_agree_on_views_that_are_not_contiguous(text: str) -> None:
 
 
 @each_format
-def test_agree_where_several_threads_and_strips_share_the_work(text: str) -> None:
+@pytest.mark.parametrize("shape", [(2, 20, 1100), (20, 2100), (150, 300)])
+def test_agree_where_several_threads_strips_and_pieces_share_the_work(
+    text: str, shape: tuple[int, ...]
+) -> None:
     generator = torch.Generator().manual_seed(23)
-    x = torch.randn(2, 20, 1100, generator=generator)
-    x = x * torch.exp(3 * torch.randn(2, 20, 1, generator=generator))
+    x = torch.randn(shape, generator=generator)
+    x = x * torch.exp(3 * torch.randn(*shape[:-1], 1, generator=generator))
     fmt = parse_format(text)
     for axis in (-1, -2):
         for noise in NOISES:
