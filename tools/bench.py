@@ -31,7 +31,7 @@ def bench(
     length: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
     rounds: Annotated[
         int, typer.Option(min=1, help="Alternating rounds; medians are printed.")
-    ] = 9,
+    ] = 21,
     telemetry: Annotated[
         int, typer.Option(min=0, help="Also time telemetry every so many steps; 0: leave it out.")
     ] = 0,
@@ -49,11 +49,12 @@ def bench(
 
     JSON keys: model, policy, target, lowering (how many products run how), products, device, tokens,
     rounds; plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one
-    step, above what was held before it); ratios with first_call, step, peak_memory; pass_s, the time
-    spent in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry:
-    every, idle and look (steps without and with a look at every quantizer, over qgraph's), overhead (a
-    share of qgraph's step, when one step of `every` looks); with --peers also peers: by name, ratios
-    as above, or skipped with the reason. With several models: models, a list of these.
+    step, above what was held before it); ratios with first_call, step (the median of each round's own),
+    step_quartiles, peak_memory; pass_s, the time spent in qgraph's passes, and pass_share, of its first
+    call; with --telemetry also telemetry: every, idle and look (steps without and with a look at every
+    quantizer, over qgraph's), overhead (a share of qgraph's step, when one step of `every` looks); with
+    --peers also peers: by name, ratios as above, or skipped with the reason. With several models:
+    models, a list of these.
     """
     chosen = load_policy(policy)
     names = model or ["preset:bench-llama"]
@@ -81,7 +82,7 @@ def _timed(
 
     from qgraph.backend.examples import example_inputs
     from qgraph.backend.jit import check_target, compile, coverage
-    from qgraph.backend.measure import Timing, measure, training_step
+    from qgraph.backend.measure import Timing, measure, over, training_step
     from qgraph.backend.models import load_model
 
     torch.compiler.reset()
@@ -101,10 +102,12 @@ def _timed(
     times = measure(steps, rounds, say)
     first, second = times["plain"], times["qgraph"]
 
-    def ratios(time: Timing) -> dict[str, float]:
+    def ratios(time: Timing) -> dict[str, Any]:
+        quartiles = over(time.steps, first.steps)
         return {
             "first_call": time.first_call / first.first_call,
-            "step": time.median / first.median,
+            "step": quartiles[1],
+            "step_quartiles": quartiles,
             "peak_memory": time.peak_memory / max(1, first.peak_memory),
         }
 
@@ -132,7 +135,7 @@ def _timed(
         "pass_share": report.pass_seconds / second.first_call,
     }
     if telemetry:
-        idle, look = (times[name].median / second.median for name in ("idle", "look"))
+        idle, look = (over(times[name].steps, second.steps)[1] for name in ("idle", "look"))
         overhead = ((telemetry - 1) * idle + look) / telemetry - 1
         result["telemetry"] = {"every": telemetry, "idle": idle, "look": look, "overhead": overhead}
     if peers:
@@ -183,6 +186,10 @@ def _print_one(result: Mapping[str, Any]) -> None:
         rows.append((label, *cells, f"{ratios[ratio]:.2f}"))
     title = f"{result['model']}, {result['tokens']} tokens, {result['device']}"
     _print_table(title, ("", "plain", result["policy"], "ratio"), rows)
+    low, _, high = ratios["step_quartiles"]
+    sys.stdout.write(
+        f"step: median of the rounds' own ratios, half of them {low:.2f} to {high:.2f}\n"
+    )
     for lowering, count in result["lowering"].items():
         sys.stdout.write(f"{count} products: {lowering}\n")
     sys.stdout.write(

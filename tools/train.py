@@ -185,7 +185,7 @@ def _compare(
     step: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return how far apart the two runs of each seed are in loss, and the first seed's in time."""
-    from qgraph.backend.measure import alternate, training_step
+    from qgraph.backend.measure import alternate, over, training_step
     from qgraph.training.compare import gap_percent, mean_and_spread
     from qgraph.training.text import Windows
 
@@ -211,7 +211,7 @@ def _compare(
         "gap_percent": gap,
         "gap_spread": spread,
         "seeds": seeds,
-        "step_ratio": times[0] / times[1],
+        "step_ratio": over(*times)[1],
     }
 
 

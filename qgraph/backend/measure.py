@@ -64,15 +64,24 @@ def measure(
     return timings
 
 
-def alternate(steps: Sequence[Step], rounds: int) -> list[float]:
-    """Return the median time of each step function in seconds, run in turns after one untimed turn."""
+def alternate(steps: Sequence[Step], rounds: int) -> list[list[float]]:
+    """Return the seconds of each step function, run in turns after one untimed turn."""
     times: list[list[float]] = [[] for _ in steps]
     for number in range(rounds + 1):
         for step, found in zip(steps, times, strict=True):
             seconds = _seconds(step)
             if number:
                 found.append(seconds)
-    return [statistics.median(found) for found in times]
+    return times
+
+
+def over(steps: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the quartiles of `steps` over `others`, round by round: the middle one is the ratio.
+
+    A machine that slows down for some rounds changes both sides of a round.
+    """
+    ratios = [step / other for step, other in zip(steps, others, strict=True)]
+    return statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else 3 * ratios
 
 
 def warm_up() -> None:

@@ -82,8 +82,11 @@ def test_bench_prints_ratios_to_plain_inductor() -> None:
     found = json.loads(result.out)
     assert (found["policy"], found["products"]) == ("int8", 26)
     assert len(found["plain"]["steps_s"]) == len(found["qgraph"]["steps_s"]) == 3
-    assert found["ratios"]["step"] == pytest.approx(
-        found["qgraph"]["median_step_s"] / found["plain"]["median_step_s"]
+    rounds = zip(found["qgraph"]["steps_s"], found["plain"]["steps_s"], strict=True)
+    own = sorted(step / plain for step, plain in rounds)
+    assert found["ratios"]["step"] == pytest.approx(own[1])
+    assert found["ratios"]["step_quartiles"] == pytest.approx(
+        [(own[0] + own[1]) / 2, own[1], (own[1] + own[2]) / 2]
     )
     assert found["plain"]["first_call_s"] > found["plain"]["median_step_s"]
     assert 0 < found["pass_share"] < 0.5
@@ -102,7 +105,9 @@ def test_bench_prints_one_table_for_several_models_and_for_peers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     side = {"first_call_s": 2.0, "median_step_s": 0.01, "peak_memory_bytes": 2**20}
-    ratios = {"first_call": 1.25, "step": 1.1, "peak_memory": 1.0}
+    ratios = {
+        "first_call": 1.25, "step": 1.1, "step_quartiles": [1.0, 1.1, 1.2], "peak_memory": 1.0
+    }  # fmt: skip
     result: dict[str, Any] = {
         "model": "preset:bench-llama,layers=64,hidden=256", "policy": "nvfp4", "tokens": 64,
         "device": "cpu", "rounds": 3, "plain": side, "qgraph": side, "ratios": ratios, "lowering": {},
