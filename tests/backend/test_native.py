@@ -13,12 +13,14 @@ from torch._subclasses import FakeTensorMode
 import qgraph
 from qgraph import numerics, ops
 from qgraph.backend.chips import find_chip
+from qgraph.backend.measure import alternate, over
 from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics.storage import as_torch, unswizzle
 from qgraph.ops import cpu_build, native
 from qgraph.passes import report_text
+from qgraph.passes.pipeline import Target
 from qgraph.policy import load_policy_text
 from tests.backend.mlp import MLP
 from tests.backend.models import make_llama, token_batch
@@ -115,7 +117,7 @@ def test_training_equals_emulation_but_for_the_sums(recipe: str, shape: tuple[in
 def test_inductor_compiles_a_llama_on_int8_products() -> None:
     model, inputs = make_llama(), token_batch()
     plain = deepcopy(model)
-    qgraph.compile(model, "int8", target="native")
+    qgraph.compile(model, "int8", target="native-always")
     loss = model(input_ids=inputs, labels=inputs).loss
     loss.backward()
     want = plain(input_ids=inputs, labels=inputs).loss
@@ -181,11 +183,29 @@ def test_what_is_not_native_is_emulated_bit_for_bit_and_says_why(rule: str) -> N
     torch.manual_seed(0)
     model, x, target = MLP(32, 32), torch.randn(16, 32), torch.randn(16, 32)
     emulated = qgraph.compile(deepcopy(model), policy, codegen=False)
-    qgraph.compile(model, policy, target="native", codegen=False)
+    target: Target = "native" if "faster" in REASONS[rule] else "native-always"
+    qgraph.compile(model, policy, target=target, codegen=False)
     got, want = (take_step(m, x, target, seed=3) for m in (model, emulated))
     assert not got.differing(want)
     (entry,) = [e for e in qgraph.coverage(model).entries if e.status == "quantized"]
     assert entry.lowering == f"emulated: {REASONS[rule]}"
+
+
+def test_integers_are_multiplied_natively_where_this_cpu_does_it_faster() -> None:
+    fmt = parse_format("int8/row/fp32")
+    codes = torch.ones(512, 512, dtype=torch.int8)
+    values = codes.float()
+
+    def multiply_codes() -> None:
+        torch._int_mm(codes, codes)
+
+    def multiply_values() -> None:
+        torch.mm(values, values)
+
+    integers, floats = alternate([multiply_codes, multiply_values], rounds=9)
+    ratio = over(integers, floats)[1]
+    assert (native.native_kind(fmt, fmt, "cpu") == "int8") == (ratio < 1), ratio
+    assert native.native_kind(fmt, fmt, "cpu", always=True) == "int8"
 
 
 class Matmul(nn.Module):
