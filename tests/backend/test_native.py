@@ -183,8 +183,8 @@ def test_what_is_not_native_is_emulated_bit_for_bit_and_says_why(rule: str) -> N
     torch.manual_seed(0)
     model, x, target = MLP(32, 32), torch.randn(16, 32), torch.randn(16, 32)
     emulated = qgraph.compile(deepcopy(model), policy, codegen=False)
-    target: Target = "native" if "faster" in REASONS[rule] else "native-always"
-    qgraph.compile(model, policy, target=target, codegen=False)
+    how: Target = "native" if "faster" in REASONS[rule] else "native-always"
+    qgraph.compile(model, policy, target=how, codegen=False)
     got, want = (take_step(m, x, target, seed=3) for m in (model, emulated))
     assert not got.differing(want)
     (entry,) = [e for e in qgraph.coverage(model).entries if e.status == "quantized"]
