@@ -7,20 +7,20 @@ from typing import Literal
 
 from torch.fx import Graph
 
-from qgraph.passes.insert_fake_quant import insert_fake_quant
-from qgraph.passes.insert_gradient import insert_gradient
-from qgraph.passes.insert_hadamard import insert_hadamard
-from qgraph.passes.keep_layout import keep_layout
-from qgraph.passes.lower import lower
-from qgraph.passes.lower_native import lower_native
-from qgraph.passes.lower_nvfp4 import lower_nvfp4
-from qgraph.passes.pad_groups import pad_groups
+from qgraph.passes.joint.insert_fake_quant import insert_fake_quant
+from qgraph.passes.joint.insert_gradient import insert_gradient
+from qgraph.passes.joint.insert_hadamard import insert_hadamard
+from qgraph.passes.joint.keep_layout import keep_layout
+from qgraph.passes.joint.pad_groups import pad_groups
+from qgraph.passes.joint.recompute import recompute_casts, recompute_weights
+from qgraph.passes.joint.share import share_quant
+from qgraph.passes.joint.split_products import join_products, split_bias, split_products
+from qgraph.passes.lower.fuse import lower
+from qgraph.passes.lower.lower_native import lower_native
+from qgraph.passes.lower.lower_nvfp4 import lower_nvfp4
 from qgraph.passes.plan import Plan, plan_sites
-from qgraph.passes.recompute import recompute_casts, recompute_weights
-from qgraph.passes.share import share_quant
-from qgraph.passes.sites import GraphFacts, find_sites
-from qgraph.passes.split_products import join_products, split_bias, split_products
-from qgraph.passes.verify import verify
+from qgraph.passes.sites.find import GraphFacts, find_sites
+from qgraph.passes.watch.verify import verify
 from qgraph.policy import Policy
 
 Target = Literal["emulate", "native", "native-always"]

@@ -12,11 +12,11 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph.errors import PolicyError
 from qgraph.ops.history import row_of
-from qgraph.passes.convolution import cannot_block
-from qgraph.passes.processes import Processes
-from qgraph.passes.sites import GraphFacts, Site
-from qgraph.passes.splits import Parts, check_parts, parts_of
-from qgraph.passes.targets import argument_node, is_grouped, value_of
+from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
+from qgraph.passes.sites.convolution import cannot_block
+from qgraph.passes.sites.find import GraphFacts, Site
+from qgraph.passes.sites.processes import Processes
+from qgraph.passes.sites.splits import Parts, check_parts, parts_of
 from qgraph.policy import OperandPolicy, Policy, decide
 
 Status = Literal["quantized", "kept", "unsupported", "unmatched"]

@@ -13,20 +13,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qgraph.backend.artifact import load
-    from qgraph.backend.convert import conversion, convert
-    from qgraph.backend.jit import compile, coverage
+    from qgraph.doors.artifact import load
+    from qgraph.doors.convert import conversion, convert
+    from qgraph.doors.jit import compile, coverage
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
     from qgraph.training.callback import CoverageCallback
     from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
-    from qgraph.training.optimizer import (
+    from qgraph.training.run import Run
+    from qgraph.training.states.optimizer import (
         optimizer_for,
         quantize_optimizer,
         state_bytes,
         unpack_state_dict,
     )
-    from qgraph.training.run import Run
     from qgraph.training.trainer import QGraphCallback
 
 _HOMES = {
@@ -35,18 +35,18 @@ _HOMES = {
     "QGraphCallback": "qgraph.training.trainer",
     "Run": "qgraph.training.run",
     "CoverageCallback": "qgraph.training.callback",
-    "convert": "qgraph.backend.convert",
-    "conversion": "qgraph.backend.convert",
-    "load": "qgraph.backend.artifact",
-    "compile": "qgraph.backend.jit",
-    "coverage": "qgraph.backend.jit",
+    "convert": "qgraph.doors.convert",
+    "conversion": "qgraph.doors.convert",
+    "load": "qgraph.doors.artifact",
+    "compile": "qgraph.doors.jit",
+    "coverage": "qgraph.doors.jit",
     "QGraphWarning": "qgraph.errors",
     "QGraphError": "qgraph.errors",
     "load_policy": "qgraph.policy",
-    "optimizer_for": "qgraph.training.optimizer",
-    "quantize_optimizer": "qgraph.training.optimizer",
-    "state_bytes": "qgraph.training.optimizer",
-    "unpack_state_dict": "qgraph.training.optimizer",
+    "optimizer_for": "qgraph.training.states.optimizer",
+    "quantize_optimizer": "qgraph.training.states.optimizer",
+    "state_bytes": "qgraph.training.states.optimizer",
+    "unpack_state_dict": "qgraph.training.states.optimizer",
 }
 __all__ = [
     "CheckpointCallback", "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run",

@@ -98,8 +98,8 @@ def eight_bits() -> str:
 def training() -> str:
     """Train a small model in NVFP4 on the GPU and on the CPU from the same seed: the losses must agree."""
     import qgraph
-    from qgraph.backend.examples import example_inputs
-    from qgraph.backend.models import load_model
+    from qgraph.models.examples import example_inputs
+    from qgraph.models.load import load_model
 
     losses = {}
     start = load_model("preset:tiny-llama,layers=2")
@@ -187,8 +187,8 @@ def eight_bit_times() -> str:
 def steps() -> str:
     """Time training steps beside plain Inductor's, alternating, and their peak memory."""
     import qgraph
-    from qgraph.backend.examples import example_inputs
-    from qgraph.backend.models import load_model
+    from qgraph.models.examples import example_inputs
+    from qgraph.models.load import load_model
     from qgraph.ops.native import why_no_nvfp4
 
     start = load_model("preset:wide-llama,hidden=4096").cuda().bfloat16()

@@ -12,7 +12,7 @@ import typer
 
 from qgraph.errors import ModelError
 from qgraph.policy import Policy, load_policy
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width
 
 Say = Callable[[str], None]
 
@@ -80,10 +80,10 @@ def _timed(
     """Return one model's times, as --json gives them."""
     import torch
 
-    from qgraph.backend.examples import example_inputs
-    from qgraph.backend.jit import check_target, compile, coverage
-    from qgraph.backend.measure import Timing, measure, over, training_step
-    from qgraph.backend.models import load_model
+    from qgraph.doors.jit import check_target, compile, coverage
+    from qgraph.models.examples import example_inputs
+    from qgraph.models.load import load_model
+    from qgraph.tools.timing import Timing, measure, over, training_step
 
     torch.compiler.reset()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,7 +145,7 @@ def _timed(
 
 def _peers(plain: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     """Return a copy of the model for each peer, and why a peer has none."""
-    from qgraph.backend.peers import PEERS
+    from qgraph.tools.peers import PEERS
 
     found, skipped = {}, {}
     for name, prepare in PEERS.items():
@@ -158,7 +158,7 @@ def _peers(plain: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
 
 def _looking(model: Any, run: Callable[[], None]) -> dict[str, Callable[[], None]]:
     """Return a step that could look at every quantizer and does not, and one that does."""
-    from qgraph.backend.jit import coverage, enter_stage
+    from qgraph.doors.jit import coverage, enter_stage
     from qgraph.ops.observe import make_recorder
 
     number, recorder = make_recorder()

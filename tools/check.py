@@ -22,11 +22,11 @@ from qgraph.policy import (
     why_unused,
 )
 from qgraph.policy.lint import Finding, lint, lint_tokens
-from qgraph.tools.amounts import read_count
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.amounts import read_count
+from qgraph.tools.show.screen import print_json, progress, width
 
 if TYPE_CHECKING:
-    from qgraph.tools.look import Look
+    from qgraph.tools.show.look import Look
 
 
 def check(
@@ -90,11 +90,11 @@ def check(
 
 def _hold(model: str, policy: str, batch: int, length: int) -> tuple[Look, float, str]:
     """Return the plan of a model, its number of parameters, and the module of its last product."""
-    from qgraph.tools.look import look_at
+    from qgraph.tools.show.look import look_at
 
     with progress(4) as step:
         look = look_at(model, policy, batch, length, step)
-        from qgraph.backend.skeleton import load_skeleton
+        from qgraph.models.skeleton import load_skeleton
 
         step("counting parameters")
         size = sum(p.numel() for p in load_skeleton(model).parameters())

@@ -10,7 +10,7 @@ import typer
 
 from qgraph.errors import ModelError
 from qgraph.policy import load_policy
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width
 
 
 def compile(
@@ -57,15 +57,15 @@ def compile(
             "qgraph compile only compiles for a GPU that is not there, and runs nothing",
             "add --offline; qgraph bench times a policy on this machine",
         )
-    from qgraph.backend.devices import find_device
+    from qgraph.ops.devices import find_device
 
     find_device(target)  # before torch is loaded
     with ExitStack() as stack, progress(0) as step:
         step("loading torch")
-        from qgraph.backend.artifact import new_directory
-        from qgraph.backend.chips import find_chip
-        from qgraph.backend.offline import check_triton, compile_step
-        from qgraph.backend.offline_report import comparison, comparison_text, write_sources
+        from qgraph.doors.artifact import new_directory
+        from qgraph.ops.chips import find_chip
+        from qgraph.predict.offline.compile import check_triton, compile_step
+        from qgraph.predict.offline.report import comparison, comparison_text, write_sources
 
         check_triton()
         chip = find_chip(target)

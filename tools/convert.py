@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qgraph.policy import load_policy
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width
 
 
 def convert(
@@ -44,10 +44,10 @@ def convert(
         step("loading torch")
         import transformers
 
-        from qgraph.backend.artifact import new_directory, write_artifact
-        from qgraph.backend.convert import analyze
-        from qgraph.backend.examples import example_inputs
-        from qgraph.backend.models import load_model
+        from qgraph.doors.artifact import new_directory, write_artifact
+        from qgraph.doors.convert import analyze
+        from qgraph.models.examples import example_inputs
+        from qgraph.models.load import load_model
         from qgraph.passes import report_json, report_text
 
         transformers.utils.logging.disable_progress_bar()

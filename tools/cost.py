@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from qgraph.backend.devices import find_device
-from qgraph.backend.speed import read_speeds
+from qgraph.ops.devices import find_device
 from qgraph.policy import load_policy
-from qgraph.tools.amounts import bytes_text, count_text
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.predict.speed import read_speeds
+from qgraph.tools.show.amounts import bytes_text, count_text
+from qgraph.tools.show.screen import print_json, progress, width
 
 ROLES = ("fprop", "dgrad", "wgrad")
 
@@ -55,9 +55,9 @@ def cost(
         step("loading torch")
         import transformers
 
-        from qgraph.backend.costing import Assumptions, cost, plan_step
-        from qgraph.backend.shapes import outline_step
         from qgraph.policy import unused_rules, why_unused
+        from qgraph.predict.cost import Assumptions, cost, plan_step
+        from qgraph.predict.shapes import outline_step
 
         transformers.utils.logging.disable_progress_bar()
         step("capturing the training step from shapes")

@@ -12,7 +12,7 @@ import typer
 
 from qgraph.errors import ArtifactError, QGraphError
 from qgraph.policy import dump_policy, load_policy
-from qgraph.tools.changes import (
+from qgraph.tools.show.changes import (
     Change,
     Plans,
     compare_costs,
@@ -22,9 +22,9 @@ from qgraph.tools.changes import (
     group_changes,
     only_high,
 )
-from qgraph.tools.look import Look, is_artifact, look_at
-from qgraph.tools.screen import print_json, progress, wrap
-from qgraph.tools.sites import find_site
+from qgraph.tools.show.look import Look, is_artifact, look_at
+from qgraph.tools.show.screen import print_json, progress, wrap
+from qgraph.tools.show.sites import find_site
 
 
 def diff(

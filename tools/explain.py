@@ -11,15 +11,15 @@ import typer
 
 from qgraph.errors import QGraphError
 from qgraph.policy.trial import try_rules
-from qgraph.tools.files import check_writable, write_whole
-from qgraph.tools.graph_lines import read_lines
 from qgraph.tools.inspect import Source, flops_text, schedule_note
-from qgraph.tools.look import Look, is_artifact, look_at
-from qgraph.tools.operands import draw_site, steps_of
-from qgraph.tools.picture import boxes_text, draw_svg, draw_text
-from qgraph.tools.screen import print_json, progress, width
-from qgraph.tools.shared import shared_codes
-from qgraph.tools.sites import find_site, formula, site_names
+from qgraph.tools.show.files import check_writable, write_whole
+from qgraph.tools.show.graph_lines import read_lines
+from qgraph.tools.show.look import Look, is_artifact, look_at
+from qgraph.tools.show.operands import draw_site, steps_of
+from qgraph.tools.show.picture import boxes_text, draw_svg, draw_text
+from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.shared import shared_codes
+from qgraph.tools.show.sites import find_site, formula, site_names
 
 if TYPE_CHECKING:
     from qgraph.passes import Entry

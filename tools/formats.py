@@ -11,10 +11,10 @@ import typer
 
 from qgraph.errors import FormatError
 from qgraph.formats import find_element, parse_format
-from qgraph.tools.format_facts import block_facts, element_facts, grid
-from qgraph.tools.format_plot import check_file, plot_error
-from qgraph.tools.format_words import lines, print_all
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.format_facts import block_facts, element_facts, grid
+from qgraph.tools.show.format_plot import check_file, plot_error
+from qgraph.tools.show.format_words import lines, print_all
+from qgraph.tools.show.screen import print_json, progress, width
 
 LABELS = {
     "min": "smallest", "max": "largest", "min_normal": "smallest normal",

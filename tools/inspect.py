@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError
-from qgraph.tools.graph_lines import Line, bytes_text, read_lines, within
-from qgraph.tools.look import HIGH, Look, look_at
-from qgraph.tools.screen import print_json, progress, width, wrap
-from qgraph.tools.sites import check_module, pick, site_names
+from qgraph.tools.show.graph_lines import Line, bytes_text, read_lines, within
+from qgraph.tools.show.look import HIGH, Look, look_at
+from qgraph.tools.show.screen import print_json, progress, width, wrap
+from qgraph.tools.show.sites import check_module, pick, site_names
 
 if TYPE_CHECKING:
     from qgraph.passes import Entry

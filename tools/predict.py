@@ -10,8 +10,8 @@ import typer
 
 from qgraph.formats import parse_format
 from qgraph.policy import Policy, load_policy, scaling_law
-from qgraph.tools.amounts import count_text, read_count
-from qgraph.tools.screen import print_json, width
+from qgraph.tools.show.amounts import count_text, read_count
+from qgraph.tools.show.screen import print_json, width
 
 SOURCE = "arXiv 2501.02423"
 

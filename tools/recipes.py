@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qgraph.policy import Policy, load_policy, recipe_names
-from qgraph.tools.screen import print_json, width
+from qgraph.tools.show.screen import print_json, width
 
 
 def recipes(

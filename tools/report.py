@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError
-from qgraph.tools.curves import find_telemetry, read_losses, read_telemetry
-from qgraph.tools.dot import draw_dot
-from qgraph.tools.files import check_writable, write_whole
 from qgraph.tools.inspect import Source
-from qgraph.tools.look import Look, is_artifact, is_run, look_at
-from qgraph.tools.model_explorer import explorer_json
-from qgraph.tools.report_data import report_data
-from qgraph.tools.screen import print_json, progress
+from qgraph.tools.show.curves import find_telemetry, read_losses, read_telemetry
+from qgraph.tools.show.dot import draw_dot
+from qgraph.tools.show.files import check_writable, write_whole
+from qgraph.tools.show.look import Look, is_artifact, is_run, look_at
+from qgraph.tools.show.model_explorer import explorer_json
+from qgraph.tools.show.report_data import report_data
+from qgraph.tools.show.screen import print_json, progress
 
 if TYPE_CHECKING:
-    from qgraph.tools.report_data import Measured
+    from qgraph.tools.show.report_data import Measured
 
 _WEB = importlib.resources.files("qgraph.tools") / "web"
 _SCRIPTS = ("layout.js", "charts.js", "panel.js", "main.js")
@@ -145,9 +145,9 @@ def measure(
     step("loading the weights")
     import transformers
 
-    from qgraph.backend.examples import example_inputs
-    from qgraph.backend.models import load_model
-    from qgraph.backend.values import measure_values
+    from qgraph.models.examples import example_inputs
+    from qgraph.models.load import load_model
+    from qgraph.search.values import measure_values
     from qgraph.training.text import Windows, read_text, tokenize
 
     transformers.utils.logging.disable_progress_bar()

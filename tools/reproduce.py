@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from qgraph.errors import QGraphError
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width
 
 
 def reproduce(
@@ -46,11 +46,11 @@ def reproduce(
         raise QGraphError("no experiment is named", "name one; qgraph reproduce --list lists them")
     with progress(1) as step:
         step("loading torch")
-        from qgraph.training.experiment import experiment_names, load_experiment
-        from qgraph.training.outcome import page as page_of
-        from qgraph.training.outcome import plot
-        from qgraph.training.reproduce import outcome_json
-        from qgraph.training.reproduce import reproduce as run
+        from qgraph.experiments.experiment import experiment_names, load_experiment
+        from qgraph.experiments.outcome import page as page_of
+        from qgraph.experiments.outcome import plot
+        from qgraph.experiments.reproduce import outcome_json
+        from qgraph.experiments.reproduce import reproduce as run
     if listed:
         _list([load_experiment(name) for name in experiment_names()], as_json)
         return
@@ -109,7 +109,7 @@ def _print(outcome: Any, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from qgraph.training.outcome import finding_rows, noise_text, table
+    from qgraph.experiments.outcome import finding_rows, noise_text, table
 
     e = outcome.experiment
     console = Console(file=sys.stdout, width=width(), highlight=False)

@@ -16,7 +16,7 @@ import typer
 
 from qgraph.errors import RunError
 from qgraph.policy import check_run, load_policy
-from qgraph.tools.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width
 
 
 def train(
@@ -92,8 +92,8 @@ def train(
         step("loading torch")
         import transformers
 
-        from qgraph.backend.artifact import new_directory, write_plan
-        from qgraph.backend.jit import check_target
+        from qgraph.doors.artifact import new_directory, write_plan
+        from qgraph.doors.jit import check_target
         from qgraph.training.compare import Settings, Store, plot_losses, train_each
         from qgraph.training.processes import rank, told_of_lost_processes, world_size
         from qgraph.training.run_folder import CHECKPOINTS, run_folder, text_digest
@@ -185,7 +185,7 @@ def _compare(
     step: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return how far apart the two runs of each seed are in loss, and the first seed's in time."""
-    from qgraph.backend.measure import alternate, over, training_step
+    from qgraph.tools.timing import alternate, over, training_step
     from qgraph.training.compare import gap_percent, mean_and_spread
     from qgraph.training.text import Windows
 
@@ -216,7 +216,7 @@ def _compare(
 
 
 def _vocabulary(model: str) -> int:
-    from qgraph.backend.models import load_config
+    from qgraph.models.load import load_config
 
     return int(load_config(model).get_text_config().vocab_size)
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError, ModelError, PolicyError
-from qgraph.policy.candidates import HIGH_CANDIDATE, check_measure, parse_candidates
-from qgraph.tools.format_plot import check_file
-from qgraph.tools.screen import print_json, progress, width
-from qgraph.tools.whatif_text import measured_json, whatif_text
+from qgraph.search.candidates import HIGH_CANDIDATE, check_measure, parse_candidates
+from qgraph.tools.show.format_plot import check_file
+from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.whatif_text import measured_json, whatif_text
 
 if TYPE_CHECKING:
-    from qgraph.training.choose import Budget
-    from qgraph.training.sensitivity import Sensitivity
+    from qgraph.search.choose import Budget
+    from qgraph.search.sensitivity import Sensitivity
 
 RANDOM = 3  # random policies of the same cost that are run beside the chosen one
 POINTS = 12  # of the plotted front
@@ -89,11 +89,11 @@ def whatif(
         import torch
         import transformers
 
-        from qgraph.backend.models import load_config, load_model
-        from qgraph.backend.replay import Replay
-        from qgraph.training.choose import Budget, score
-        from qgraph.training.curvature import hessian_traces
-        from qgraph.training.sensitivity import measure
+        from qgraph.models.load import load_config, load_model
+        from qgraph.search.choose import Budget, score
+        from qgraph.search.curvature import hessian_traces
+        from qgraph.search.replay import Replay
+        from qgraph.search.sensitivity import measure
         from qgraph.training.text import Windows, read_text, tokenize
 
         transformers.utils.logging.disable_progress_bar()
@@ -160,10 +160,10 @@ def _choose(
     replay: Any, found: Sensitivity, scores: dict[tuple[int, str], float], budget: Budget | None,
     write: str | None, plot: str | None, model: str, by: str, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    from qgraph.policy.compose import compose_policy
-    from qgraph.tools.whatif_plot import Front, plot_front
-    from qgraph.training.choose import Budget, choices, choose, choose_at_random
-    from qgraph.training.sensitivity import run_policy
+    from qgraph.search.choose import Budget, choices, choose, choose_at_random
+    from qgraph.search.compose import compose_policy
+    from qgraph.search.sensitivity import run_policy
+    from qgraph.tools.show.whatif_plot import Front, plot_front
 
     root = math.sqrt if by in ("gradient", "wgrad") else float
     result: dict[str, Any] = {}

@@ -53,7 +53,7 @@ class Record:
 
 @dataclass(eq=False)
 class Recorder:
-    """What quantizers note, by place, in a step that is `due`; see `passes/insert_observe.py`.
+    """What quantizers note, by place, in a step that is `due`; see `passes/watch/insert_observe.py`.
 
     `products` has, by place, the squared norms of a product's error and of the product.
     """

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from qgraph.backend.jit import compile
-from qgraph.backend.models import load_model
+from qgraph.doors.jit import compile
+from qgraph.models.load import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
 from qgraph.training.checkpoint import (
@@ -22,7 +22,7 @@ from qgraph.training.checkpoint import (
     last_checkpoint,
     load_finished,
 )
-from qgraph.training.optimizer import optimizer_for, state_bytes
+from qgraph.training.states.optimizer import optimizer_for, state_bytes
 from qgraph.training.text import Windows
 from qgraph.training.trainer import QGraphCallback
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qgraph.backend.jit import compile, coverage
-from qgraph.backend.parallel import alone_as
+from qgraph.doors.jit import compile, coverage
+from qgraph.doors.parallel import alone_as
 from qgraph.errors import RunError
 from qgraph.policy import Policy
 

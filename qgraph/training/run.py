@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qgraph.backend.jit import PolicyLike, compile, compiled_by_us, enter_stage, replace_call
+from qgraph.doors.jit import PolicyLike, compile, compiled_by_us, enter_stage, replace_call
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops.observe import make_recorder
 from qgraph.passes import Report

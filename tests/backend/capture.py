@@ -14,8 +14,8 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from qgraph import ops
-from qgraph.backend.decompositions import decompositions
-from qgraph.backend.outline import Outline, graph_facts
+from qgraph.doors.decompositions import decompositions
+from qgraph.doors.facts import Outline, graph_facts
 from qgraph.passes import Plan, Report, graph_text, rewrite
 from qgraph.policy import Policy
 

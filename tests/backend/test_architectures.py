@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import qgraph
-from qgraph.backend.convert import Conversion, analyze
+from qgraph.doors.convert import Conversion, analyze
 from qgraph.passes import Report, make_rows, make_totals, report_text
-from qgraph.passes.report import Entry
+from qgraph.passes.report.entries import Entry
 from qgraph.policy import load_policy
 from tests.backend.architectures import MODELS, make
 

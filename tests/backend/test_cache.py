@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import qgraph
-from qgraph.backend.jit import dynamo_backend
+from qgraph.doors.jit import dynamo_backend
 from qgraph.policy import load_policy
 from tests.backend.capture import interpret
 from tests.backend.mlp import MLP

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import transformers
 
-from qgraph.backend.costing import Assumptions, cost, plan_step
-from qgraph.backend.devices import DEVICES, DeviceError, Kind, find_device
-from qgraph.backend.models import load_model
-from qgraph.backend.shapes import Step, outline_config, outline_step
-from qgraph.backend.speed import SPEEDS, native_kind, read_speeds
 from qgraph.errors import ModelError, QGraphError
 from qgraph.formats import parse_format
+from qgraph.models.load import load_model
+from qgraph.ops.devices import DEVICES, DeviceError, Kind, find_device
 from qgraph.policy import OperandPolicy, Policy, load_policy, load_policy_text
+from qgraph.predict.cost import Assumptions, cost, plan_step
+from qgraph.predict.shapes import Step, outline_config, outline_step
+from qgraph.predict.speed import SPEEDS, native_kind, read_speeds
 
 LINEAR = (
     "fprop: {input: %s, weight: %s}, dgrad: {grad_output: %s, weight: %s}, "

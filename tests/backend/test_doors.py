@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import qgraph
-from qgraph.backend.aot import capture, compile_capture
-from qgraph.backend.convert import analyze
-from qgraph.backend.examples import example_inputs
-from qgraph.backend.models import load_model
+from qgraph.doors.aot import capture, compile_capture
+from qgraph.doors.convert import analyze
 from qgraph.errors import ModelError, PolicyError
+from qgraph.models.examples import example_inputs
+from qgraph.models.load import load_model
 from qgraph.passes import rewrite
 from qgraph.policy import load_policy, load_policy_text
 

@@ -12,16 +12,16 @@ from torch._subclasses import FakeTensorMode
 
 import qgraph
 from qgraph import numerics, ops
-from qgraph.backend.chips import find_chip
-from qgraph.backend.measure import alternate, over
-from qgraph.backend.standin import standing_in
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics.storage import as_torch, unswizzle
 from qgraph.ops import cpu_build, native
+from qgraph.ops.chips import find_chip
 from qgraph.passes import report_text
 from qgraph.passes.pipeline import Target
 from qgraph.policy import load_policy_text
+from qgraph.predict.offline.standin import standing_in
+from qgraph.tools.timing import alternate, over
 from tests.backend.mlp import MLP
 from tests.backend.models import make_llama, token_batch
 from tests.backend.reference import take_step

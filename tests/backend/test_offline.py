@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from qgraph.backend.blueprint import draw
-from qgraph.backend.chips import find_chip
-from qgraph.backend.codegen import generate
-from qgraph.backend.decompositions import decompositions
-from qgraph.backend.devices import DEVICES
-from qgraph.backend.offline import Step, compile_step
-from qgraph.backend.standin import standing_in
+from qgraph.doors.decompositions import decompositions
 from qgraph.ops import native
+from qgraph.ops.chips import find_chip
+from qgraph.ops.devices import DEVICES
 from qgraph.ops.native import why_no_nvfp4
 from qgraph.policy import load_policy, load_policy_text
+from qgraph.predict.blueprint import draw
+from qgraph.predict.offline.codegen import generate
+from qgraph.predict.offline.compile import Step, compile_step
+from qgraph.predict.offline.standin import standing_in
 from tests.tools.command import run
 
 pytest.importorskip("triton")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from qgraph import numerics
-from qgraph.backend.peers import PEERS, _quantized
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
+from qgraph.tools.peers import PEERS, _quantized
 from tests.backend.models import make_llama, token_batch
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qgraph.backend.aot import capture
+from qgraph.doors.aot import capture
 
-BACKEND = Path(__file__).parents[2] / "qgraph" / "backend"
+CODE = Path(__file__).parents[2] / "qgraph"
 # Name -> what it is used for.
 PRIVATE = {
     "functorch.compile.make_boxed_func": "running a graph op by op",
@@ -60,7 +60,7 @@ PRIVATE = {
 
 def used() -> set[str]:
     found: set[str] = set()
-    for file in BACKEND.glob("*.py"):
+    for file in CODE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
                 ("torch._", "functorch")

@@ -16,7 +16,7 @@ from qgraph.errors import GraphError
 from qgraph.formats import parse_format, parse_gradient
 from qgraph.passes import report_text
 from qgraph.passes.pipeline import rewrite
-from qgraph.passes.verify import verify
+from qgraph.passes.watch.verify import verify
 from qgraph.policy import load_policy_text
 from tests.backend.capture import interpret
 from tests.backend.mlp import MLP

@@ -11,13 +11,13 @@ from transformers import MambaConfig, MambaForCausalLM, ResNetConfig
 from transformers import ResNetForImageClassification as ResNet
 
 import qgraph
-from qgraph.backend.aot import Capture, capture
+from qgraph.doors.aot import Capture, capture
 from qgraph.errors import PolicyError, QGraphWarning
 from qgraph.numerics import fake_quant
 from qgraph.passes import Report, find_sites
+from qgraph.passes.joint.split_products import split_products
 from qgraph.passes.plan import plan_sites
-from qgraph.passes.split_products import split_products
-from qgraph.passes.table import operand_text
+from qgraph.passes.report.table import operand_text
 from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
 from qgraph.policy.groups import GROUPS
 from qgraph.policy.selector import ROLES, Group

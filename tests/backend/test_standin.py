@@ -11,9 +11,9 @@ from torch._inductor.runtime.hints import DeviceProperties
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._triton import has_triton
 
-from qgraph.backend.chips import find_chip
-from qgraph.backend.devices import DEVICES
-from qgraph.backend.standin import standing_in
+from qgraph.ops.chips import find_chip
+from qgraph.ops.devices import DEVICES
+from qgraph.predict.offline.standin import standing_in
 
 triton = pytest.importorskip("triton")
 GPU = torch.device("cuda", 0)

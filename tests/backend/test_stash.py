@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qgraph
 from qgraph import numerics
-from qgraph.backend.aot import capture, compile_capture
+from qgraph.doors.aot import capture, compile_capture
 from qgraph.formats import parse_format
 from qgraph.passes import Report, report_json, report_text, rewrite
 from qgraph.policy import Policy, load_policy, load_policy_text

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 
 import qgraph
-from qgraph.backend.aot import capture
+from qgraph.doors.aot import capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, insert_check, rewrite
 from qgraph.policy import load_policy

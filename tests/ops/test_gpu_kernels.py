@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgraph.backend.chips import find_chip
-from qgraph.backend.devices import DEVICES
-from qgraph.backend.launches import compile_launch
-from qgraph.backend.standin import standing_in
 from qgraph.formats import Rounding, parse_format
 from qgraph.ops import codes, gpu, packed
+from qgraph.ops.chips import find_chip
+from qgraph.ops.devices import DEVICES
 from qgraph.ops.gpu import Launch
+from qgraph.predict.offline.launches import compile_launch
+from qgraph.predict.offline.standin import standing_in
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qgraph.backend.aot import Capture, capture
+from qgraph.doors.aot import Capture, capture
 from qgraph.policy import Policy, load_policy_text
 
 HEAD = """

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qgraph.backend.aot import capture
+from qgraph.doors.aot import capture
 from qgraph.passes import graph_text, rewrite
 from tests.passes.graphs import policy
 

@@ -15,8 +15,8 @@ from qgraph import ops
 from qgraph.errors import GraphError, PolicyError
 from qgraph.passes import graph_text, plan_sites, rewrite
 from qgraph.passes.pipeline import PASSES
-from qgraph.passes.sites import find_sites
-from qgraph.passes.verify import verify
+from qgraph.passes.sites.find import find_sites
+from qgraph.passes.watch.verify import verify
 from qgraph.policy import load_policy
 from tests.passes.graphs import Blocks, Shared, captured, policy
 

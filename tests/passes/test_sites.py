@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from qgraph.passes import find_sites, split_products, stacks_of
-from qgraph.passes.places import module_path
+from qgraph.passes.graph.places import module_path
 from tests.passes.graphs import Blocks, Shared, captured
 
 

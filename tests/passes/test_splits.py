@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from qgraph import ops
-from qgraph.backend.aot import capture
+from qgraph.doors.aot import capture
 from qgraph.errors import PolicyError
 from qgraph.passes import Processes, Split, rewrite
-from qgraph.passes.edit import below_permutes
+from qgraph.passes.graph.edit import below_permutes
 from qgraph.policy import Policy, load_policy_text
 
 HEAD = """

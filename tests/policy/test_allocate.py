@@ -9,14 +9,14 @@ import pytest
 
 from qgraph.errors import PolicyError
 from qgraph.policy import decide
-from qgraph.policy.allocate import Choice, allocate
-from qgraph.policy.candidates import (
+from qgraph.search.allocate import Choice, allocate
+from qgraph.search.candidates import (
     HIGH_CANDIDATE,
     Candidate,
     check_measure,
     parse_candidates,
 )
-from qgraph.policy.compose import compose_policy
+from qgraph.search.compose import compose_policy
 from tests.policy.sites import Site
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import qgraph
-from qgraph.backend.artifact import new_directory
+from qgraph.doors.artifact import new_directory
 from qgraph.errors import ArtifactError
 from tests.tools.command import run
 
@@ -83,7 +83,7 @@ MODELS = {
 
 @pytest.mark.parametrize("case", MODELS)
 def test_a_wrong_model_is_told_and_nothing_written(case: str, tmp_path: Path) -> None:
-    from qgraph.backend.models import load_config
+    from qgraph.models.load import load_config
 
     folder = tmp_path / "models"
     for name in ("empty", "pickled", "custom"):

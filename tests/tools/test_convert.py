@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import qgraph
-from qgraph.backend.models import load_model
+from qgraph.models.load import load_model
 from qgraph.policy import load_policy
 from tests.tools.command import Result, run
 
@@ -119,7 +119,7 @@ def test_a_model_in_the_hub_cache_is_found_by_its_id(tmp_path: Path) -> None:
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0123abc")
     # The cache's place is read when the hub library is imported: a process of its own.
-    code = "from qgraph.backend.models import load_model; print(type(load_model('someone/tiny')).__name__)"
+    code = "from qgraph.models.load import load_model; print(type(load_model('someone/tiny')).__name__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],

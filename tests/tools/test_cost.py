@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from qgraph.tools.amounts import bytes_text
+from qgraph.tools.show.amounts import bytes_text
 from tests.tools.command import run
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import qgraph
-from qgraph.backend.models import load_model
+from qgraph.models.load import load_model
 from qgraph.passes import Report, report_json
 from qgraph.policy import load_policy_text
 from qgraph.tools.inspect import schedule_note
-from qgraph.tools.look import Look
+from qgraph.tools.show.look import Look
 from tests.tools.command import run
 from tests.tools.looked_at import EIGHT, FOUR, NAIVE, convert, save_model
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qgraph.tools.amounts import bytes_text, count_text, read_count
+from qgraph.tools.show.amounts import bytes_text, count_text, read_count
 from tests.tools.command import run
 
 SIZE = ("--params", "1.2B", "--tokens", "100B")

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import torch
 
-from qgraph.backend.examples import example_inputs
-from qgraph.backend.models import load_model
-from qgraph.backend.values import describe_values, measure_values
 from qgraph.formats import parse_format
+from qgraph.models.examples import example_inputs
+from qgraph.models.load import load_model
 from qgraph.numerics import fake_quant
 from qgraph.policy import load_policy
-from qgraph.tools.flow import product_flow
-from qgraph.tools.graph_lines import read_lines
+from qgraph.search.values import describe_values, measure_values
 from qgraph.tools.report import make_page
+from qgraph.tools.show.flow import product_flow
+from qgraph.tools.show.graph_lines import read_lines
 from tests.tools.command import run
 from tests.tools.looked_at import FOUR, convert, save_model
 

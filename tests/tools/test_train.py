@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 
-from qgraph.backend.models import load_config
 from qgraph.errors import ModelError
+from qgraph.models.load import load_config
 from qgraph.tools.bench import _print_many, _print_one
 from tests.tools.command import run
 

@@ -147,9 +147,9 @@ def test_bytes_of_a_state_before_and_after(fmt: str, most: float) -> None:
 
 
 def test_a_step_never_holds_all_states_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qgraph.training import keeping
-    from qgraph.training import optimizer as module
-    from qgraph.training.packing import Packed
+    from qgraph.training.states import keeping
+    from qgraph.training.states import optimizer as module
+    from qgraph.training.states.packing import Packed
 
     monkeypatch.setattr(module, "CHUNK", 1000)
     model, optimizer = started(M8V8)

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgraph.training.experiment import (
+from qgraph.experiments.experiment import (
     Experiment,
     experiment_names,
     load_experiment,
     make_experiment,
 )
-from qgraph.training.measures import MODELS, language, logit_sharpness, spike_share
-from qgraph.training.outcome import page, plot
-from qgraph.training.reproduce import outcome_json, reproduce, run_key
-from qgraph.training.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, judge, overall
+from qgraph.experiments.measures import MODELS, language, logit_sharpness, spike_share
+from qgraph.experiments.outcome import page, plot
+from qgraph.experiments.reproduce import outcome_json, reproduce, run_key
+from qgraph.experiments.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, judge, overall
 from tests.tools.command import run
 
 TENSORS = """\

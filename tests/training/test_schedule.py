@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule
 
 import qgraph
-from qgraph.backend.jit import dynamo_backend
+from qgraph.doors.jit import dynamo_backend
 from qgraph.errors import ModelError, PolicyError, QGraphWarning
 from qgraph.policy import load_policy_text
 from qgraph.training.schedule import Schedule

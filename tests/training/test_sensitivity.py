@@ -13,14 +13,12 @@ import transformers
 from torch import Tensor, nn
 
 import qgraph
-from qgraph.backend.replay import Replay
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics import fake_quant
 from qgraph.passes import Plan, graph_text
-from qgraph.policy.candidates import HIGH_CANDIDATE, parse_candidates
-from qgraph.policy.compose import compose_policy
-from qgraph.training.choose import (
+from qgraph.search.candidates import HIGH_CANDIDATE, parse_candidates
+from qgraph.search.choose import (
     Budget,
     choose,
     choose_at_random,
@@ -29,8 +27,10 @@ from qgraph.training.choose import (
     score,
     weight_of,
 )
-from qgraph.training.curvature import hessian_traces
-from qgraph.training.sensitivity import Sensitivity, Unit, measure, run_policy, units_of
+from qgraph.search.compose import compose_policy
+from qgraph.search.curvature import hessian_traces
+from qgraph.search.replay import Replay
+from qgraph.search.sensitivity import Sensitivity, Unit, measure, run_policy, units_of
 
 CANDIDATES = parse_candidates("nvfp4, nvfp4 rht sr, mxfp8")
 

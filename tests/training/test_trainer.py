@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 
 import qgraph
-from qgraph.backend.models import load_model
 from qgraph.errors import ModelError
+from qgraph.models.load import load_model
 from qgraph.policy import load_policy
 from qgraph.training.compare import Settings, gap_percent, plot_losses, train_each
 from qgraph.training.text import Windows, read_text, tokenize

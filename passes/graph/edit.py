@@ -1,0 +1,122 @@
+"""Put an op on an operand of a product: the one way the passes edit a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from operator import getitem
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from qgraph import ops
+from qgraph.passes.graph.operand import Operand
+from qgraph.passes.graph.targets import argument_node, value_of
+
+aten = torch.ops.aten
+
+# What the partitioner and later passes must know of an inserted node. Without the tags, the
+# node would land in the wrong half of the graph, or be computed twice under checkpointing.
+_INHERITED = (
+    "nn_module_stack", "fwd_nn_module_stack", "partitioner_tag", "seq_nr", "recompute", "ac_graph_id",
+    "stack_trace", "autograd_backward",
+)  # fmt: skip
+Call = Callable[[Node, int], Node]
+
+
+def wrap_operand(
+    graph: Graph, product: Node, operand: Operand, call: Call, *, flat: bool = False
+) -> Node:
+    """Replace an operand x of `product` by permute(call(base, axis)), x being permute(base).
+
+    Working below the permutes lets two products that read one tensor in two layouts share
+    the work. `call` adds a node that acts along `axis` (negative) of `base`; the new node is returned.
+    An operand with a layout of its own is brought into that first. `flat` takes batch and positions
+    of a convolution's operand for one axis: [channels, positions * batch].
+    """
+    base, order = below_permutes(argument_node(product, operand.argument))
+    rank = len(order)
+    with graph.inserting_before(product):
+        if flat:
+            layout = (1, *range(2, rank), 0)
+            rows = add_node(
+                graph, aten.permute.default, (base, [order[i] for i in layout]), like=product
+            )
+            shape = [*value_of(rows).shape]
+            rows = add_node(graph, aten.reshape.default, (rows, [shape[0], -1]), like=product)
+            new = call(rows, -1)
+            view = add_node(graph, aten.reshape.default, (new, shape), like=product)
+            back = [layout.index(axis) for axis in range(rank)]
+            view = add_node(graph, aten.permute.default, (view, back), like=product)
+            product.update_arg(operand.argument, view)
+            return new
+        if operand.layout:
+            wanted = [order[axis] for axis in operand.layout]
+            if wanted != [*range(rank)]:
+                base = add_node(graph, aten.permute.default, (base, wanted), like=product)
+            order = [operand.layout.index(axis) for axis in range(rank)]
+        view = new = call(base, order[operand.axis] - rank)
+        if order != [*range(rank)]:
+            view = add_node(graph, aten.permute.default, (new, order), like=product)
+    product.update_arg(operand.argument, view)
+    return new
+
+
+def below_permutes(node: Node) -> tuple[Node, list[int]]:
+    """Return (base, order) with node = base.permute(order), following permutes only."""
+    rank = value_of(node).dim()
+    order = list(range(rank))
+    while node.op == "call_function":
+        arguments: Any = node.args
+        if node.target is aten.permute.default:
+            step = [axis % rank for axis in arguments[1]]
+        elif node.target is aten.t.default and rank == 2:
+            step = [1, 0]
+        elif node.target is aten.transpose.int:
+            first, second = arguments[1] % rank, arguments[2] % rank
+            step = list(range(rank))
+            step[first], step[second] = second, first
+        else:
+            break
+        order = [step[axis] for axis in order]
+        node = argument_node(node, 0)
+    return node, order
+
+
+def add_node(
+    graph: Graph, target: object, args: tuple[object, ...], like: Node, **options: Any
+) -> Node:
+    """Add a call at the insertion point, with its fake value, belonging where `like` belongs."""
+    name = str(target).split(".")[1]  # aten.permute.default -> permute
+    node = graph.create_node("call_function", target, args, options, name=name)  # type: ignore[arg-type]
+    for key in _INHERITED:
+        if key in like.meta:
+            node.meta[key] = like.meta[key]
+    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
+    mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
+    with mode:
+        node.meta["val"] = target(*values, **options)  # type: ignore[operator]
+    return node
+
+
+# What nothing reads any more once a product multiplies codes.
+LEFT_OVER = frozenset(
+    {ops.fake_quant, ops.rotate_quant, aten.permute.default, aten.t.default, aten.transpose.int}
+)
+
+
+def erase_unused(graph: Graph, targets: Container[object]) -> None:
+    """Erase calls of these targets that nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and node.target in targets and not node.users:
+            graph.erase_node(node)
+
+
+def add_item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
+    """Add the result of that index of `stored`, a node with several, in the place of `like`."""
+    node = graph.call_function(getitem, (stored, index))
+    node.meta = {
+        key: value for key, value in like.meta.items() if key not in ("val", "tensor_meta")
+    }
+    node.meta["val"] = stored.meta["val"][index]
+    return node

@@ -1,0 +1,1 @@
+"""Rewrites of forward and backward after the cut."""

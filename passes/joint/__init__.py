@@ -1,0 +1,1 @@
+"""Rewrites of the joint graph, forward and backward in one."""

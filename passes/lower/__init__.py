@@ -1,0 +1,1 @@
+"""From semantic ops to what the target computes."""

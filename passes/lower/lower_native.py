@@ -1,0 +1,156 @@
+"""Multiply codes where the device can: the target `native`.
+
+    mm(fake_quant(x, f, -1), fake_quant(y, g, -2))
+        ->  scaled_mm(*quantize(x, f, -1), *quantize(y, g, -2))
+
+One quantization still serves every product that reads it; on a GPU one kernel stores the codes that
+products read along either axis, `quantize_both`. What has no native product stays
+emulated, and its plan says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from qgraph import ops
+from qgraph.formats import parse_format
+from qgraph.ops.codes import takes
+from qgraph.ops.native import MAX_SUMMED, native_kind
+from qgraph.passes.graph.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
+from qgraph.passes.graph.targets import argument_node, value_of
+from qgraph.passes.plan import Plan
+
+aten = torch.ops.aten
+_Codes = dict[tuple[object, ...], tuple[Node, Node]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What an operand's codes are made of: `base`, quantized along `axis`, -1 or -2."""
+
+    base: Node
+    axis: int
+    format: str
+    recompute: object  # what the partitioner was told of the quantization, if anything
+
+
+def lower_native(graph: Graph, plans: Sequence[Plan], *, always: bool = False) -> tuple[Plan, ...]:
+    """Replace products by native ones where there are any; return the plans, saying what each became.
+
+    With `always`, also where native products are known to be slower than emulation.
+    """
+    kinds = [
+        ("", []) if plan.status != "quantized" or plan.lowering else _kind(plan, always)
+        for plan in plans
+    ]
+    both = _read_both_ways([source for _, sources in kinds for source in sources])
+    made: _Codes = {}
+    found = []
+    for plan, (kind, sources) in zip(plans, kinds, strict=True):
+        lowering = plan.lowering
+        if sources:
+            _replace(graph, plan, kind, sources, both, made)
+            lowering = f"native {kind}"
+        elif kind:
+            lowering = f"emulated: {kind}"
+        found.append(replace(plan, lowering=lowering))
+    erase_unused(graph, LEFT_OVER)
+    return tuple(found)
+
+
+def _read_both_ways(sources: Sequence[Source]) -> set[tuple[Node, str]]:
+    """Return the tensors on a GPU whose codes a kernel stores along both axes from one read.
+
+    Not those that the backward quantizes again, parameters: it needs the other axis alone.
+    """
+    axes: dict[tuple[Node, str], set[int]] = {}
+    for source in sources:
+        if source.recompute is None and value_of(source.base).device.type == "cuda":
+            axes.setdefault((source.base, source.format), set()).add(source.axis)
+    return {key for key, found in axes.items() if found == {-1, -2} and takes(parse_format(key[1]))}
+
+
+def _replace(
+    graph: Graph,
+    plan: Plan,
+    kind: str,
+    sources: Sequence[Source],
+    both: set[tuple[Node, str]],
+    made: _Codes,
+) -> None:
+    """Put the product of codes in the place of a product, and make the codes that are not there yet."""
+    product = plan.site.node
+    with graph.inserting_before(product):
+        for source in sources:
+            if (source.base, source.axis, source.format) not in made:
+                made.update(_codes(graph, product, source, (source.base, source.format) in both))
+        arguments = [part for s in sources for part in made[s.base, s.axis, s.format]]
+        bias = argument_node(product, 0) if product.target is aten.addmm.default else None
+        texts = [source.format for source in sources]
+        args = (*arguments, kind, *texts, value_of(product).dtype, bias)
+        new = add_node(graph, ops.scaled_mm, args, like=product)
+    product.replace_all_uses_with(new)
+    graph.erase_node(product)
+
+
+def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
+    base, text = source.base, source.format
+    target, args = (
+        (ops.quantize_both, (base, text)) if both else (ops.quantize, (base, text, source.axis))
+    )
+    stored = add_node(graph, target, args, like=product)
+    found: _Codes = {}
+    for first, axis in ((0, -1), (2, -2)) if both else ((0, source.axis),):
+        parts = [add_item(graph, stored, first + i, product) for i in (0, 1)]
+        found[base, axis, text] = (parts[0], parts[1])
+    if source.recompute is not None:
+        for node in (stored, *stored.users):
+            node.meta["recompute"] = source.recompute
+    return found
+
+
+def _kind(plan: Plan, always: bool) -> tuple[str, list[Source]]:
+    """Return the kind of native product and what its operands quantize, or a reason and nothing."""
+    site, product = plan.site, plan.site.node
+    if product.target not in (aten.mm.default, aten.addmm.default):
+        return f"no native product for {product.target}", []
+    if product.kwargs or (product.target is aten.addmm.default and _bias_dims(product) != 1):
+        return "no native product that scales or adds a matrix", []
+    formats = [operand.format for operand in plan.operands]
+    if formats[0] is None or formats[1] is None:
+        return "no native product with an operand in high precision", []
+    result = value_of(product)
+    summed: Any = value_of(argument_node(product, site.operands[0].argument)).shape[-1]
+    sizes = (*result.shape, summed)
+    kind = native_kind(
+        formats[0], formats[1], result.device.type, always=always, dtype=result.dtype,
+        flops=2 * prod(sizes) if all(isinstance(size, int) for size in sizes) else None,
+    )  # fmt: skip
+    if kind.startswith("no "):
+        return kind, []
+    if kind == "int8" and not statically_known_true(summed <= MAX_SUMMED):
+        return f"no native product that sums more than {MAX_SUMMED} codes", []
+    sources = []
+    for operand in site.operands:
+        quantized, order = below_permutes(argument_node(product, operand.argument))
+        if quantized.target is not ops.fake_quant or len(quantized.args) > 3:
+            return "no native product of operands that are rotated or rounded at random", []
+        source = Source(
+            base=argument_node(quantized, 0),
+            axis=order[operand.axis] - len(order),
+            format=str(quantized.args[1]),
+            recompute=quantized.meta.get("recompute"),
+        )
+        sources.append(source)
+    return kind, sources
+
+
+def _bias_dims(product: Node) -> int:
+    return int(value_of(argument_node(product, 0)).dim())

@@ -1,0 +1,160 @@
+"""Multiply NVFP4 codes on GPUs whose matrix units take them: part of the target `native`.
+
+    mm(fake_quant(x, f, -1), permute(fake_quant(w, g, -2)))
+        ->  nvfp4_mm(*pack(x, row=f), *pack(w, column=g))
+
+One `pack` reads a tensor once and stores both orientations that products read, in the forward or
+the backward, rotated or not. What cannot be multiplied so stays emulated, and its plan says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from qgraph import ops
+from qgraph.ops.native import why_no_nvfp4
+from qgraph.ops.packed import FORMATS
+from qgraph.passes.graph.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
+from qgraph.passes.graph.targets import argument_node, value_of
+from qgraph.passes.plan import Plan
+
+aten = torch.ops.aten
+_POINTS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One operand as it is packed: quantized along `axis` of `base`, after a rotation by `signs`."""
+
+    base: Node
+    axis: int  # -1 or -2
+    format: str
+    signs: str
+    output: str
+    seed: Node | None
+    site: int
+
+
+def lower_nvfp4(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Replace NVFP4 products on a GPU by products of codes; return the plans, saying what each became."""
+    chosen: list[tuple[Node, Side, Side]] = []
+    found: list[Plan] = []
+    for plan in plans:
+        lowering = plan.lowering
+        if _speaks_of(plan):
+            first, second = (_side(plan.site.node, operand) for operand in plan.site.operands)
+            reason = _refusal(plan)
+            if not reason and first is not None and second is not None:
+                chosen.append((plan.site.node, first, second))
+                lowering = "native nvfp4"
+            else:
+                lowering = f"emulated: {reason or _OTHERWISE}"
+        found.append(replace(plan, lowering=lowering))
+    packed = _pack(graph, chosen)
+    for product, *both in chosen:
+        bias = argument_node(product, 0) if product.target is aten.addmm.default else None
+        with graph.inserting_before(product):
+            parts = [part for side in both for part in packed[side]]
+            args = (*parts, bias, value_of(product).dtype)
+            new = add_node(graph, ops.nvfp4_mm, args, like=product)
+        product.replace_all_uses_with(new)
+        graph.erase_node(product)
+    erase_unused(graph, LEFT_OVER)
+    return tuple(found)
+
+
+_OTHERWISE = "no native product of these roundings or rotations"
+
+
+def _speaks_of(plan: Plan) -> bool:
+    """Whether a product multiplies NVFP4 on a GPU; others are for `lower_native`."""
+    if plan.status != "quantized" or value_of(plan.site.node).device.type != "cuda":
+        return False
+    return all(str(operand.format) in FORMATS for operand in plan.operands)
+
+
+def _refusal(plan: Plan) -> str:
+    """Return why the GPU does not multiply the codes of a product, or nothing."""
+    if (why := why_no_nvfp4()) is not None:
+        return why
+    product = plan.site.node
+    if product.target not in (aten.mm.default, aten.addmm.default) or product.kwargs:
+        return f"no native product for {product.target}"
+    if product.target is aten.addmm.default and value_of(argument_node(product, 0)).dim() != 1:
+        return "no native product that adds a matrix"
+    return ""
+
+
+def _side(product: Node, operand: Any) -> Side | None:
+    """Return how an operand of a product is quantized, or None where `pack` does not do it."""
+    node, order = below_permutes(argument_node(product, operand.argument))
+    axis = order[operand.axis] - len(order)
+    signs, output = "", "bf16"
+    arguments: list[Any] = list(node.args)
+    if node.target is ops.rotate_quant:
+        base, signs, output, text, _, *tail = arguments
+        if len(signs) != _POINTS:
+            return None
+    elif node.target is ops.fake_quant:
+        base, text, _, *tail = arguments
+    else:
+        return None
+    defaults: tuple[Any, ...] = (None, 0, None, None)
+    seed, site, rounding, amax = (*tail, *defaults[len(tail) :])
+    drawn = "stochastic" if seed is not None else "nearest"
+    if rounding not in (None, drawn) or amax is not None or value_of(base).dim() != 2:
+        return None
+    return Side(base=base, axis=axis, format=text, signs=signs, output=output, seed=seed, site=site)
+
+
+def _pack(
+    graph: Graph, products: Sequence[tuple[Node, Side, Side]]
+) -> dict[Side, tuple[Node, Node, Node]]:
+    """Add a `pack` for each row and column side of one tensor that go together."""
+    first: dict[Side, Node] = {}
+    for product, *sides in products:
+        for side in sides:
+            first.setdefault(side, product)
+    found: dict[Side, tuple[Node, Node, Node]] = {}
+    for side in first:
+        if side in found:
+            continue
+        other = next((o for o in first if o not in found and _fits(side, o)), None)
+        pair = {s.axis: s for s in (side, other) if s is not None}
+        like = first[side]
+        with graph.inserting_before(like):
+            node = add_node(graph, ops.pack, _arguments(pair), like=like)
+            for axis, one in pair.items():
+                start = 0 if axis == -1 else 3
+                parts = [add_item(graph, node, start + i, like) for i in range(3)]
+                found[one] = (parts[0], parts[1], parts[2])
+    return found
+
+
+def _fits(side: Side, other: Side) -> bool:
+    """Whether one read of a tensor can give both sides."""
+    if side.base is not other.base or side.axis == other.axis:
+        return False
+    seeds = {s.seed for s in (side, other) if s.seed is not None}
+    turned = {(s.signs, s.output) for s in (side, other) if s.signs}
+    return side.format == other.format and len(seeds) <= 1 and len(turned) <= 1
+
+
+def _arguments(pair: dict[int, Side]) -> tuple[Any, ...]:
+    any_side = next(iter(pair.values()))
+    turned = next((s for s in pair.values() if s.signs), any_side)
+    arguments: list[Any] = [any_side.base]
+    for axis in (-1, -2):
+        side = pair.get(axis)
+        arguments += (
+            [side.format, bool(side.signs), side.seed is not None, side.site]
+            if side
+            else ["", False, False, 0]
+        )
+    seed = next((s.seed for s in pair.values() if s.seed is not None), None)
+    return (*arguments, turned.signs, turned.output, seed)

@@ -1,0 +1,1 @@
+"""What a policy did to a model, as data and as text."""

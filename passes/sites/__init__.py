@@ -1,0 +1,1 @@
+"""Finding the products of a graph, and what is known of each."""

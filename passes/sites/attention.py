@@ -1,0 +1,52 @@
+"""Which products of activations are attention's: scores (qk) and weighted values (pv).
+
+    q k^T  ->  scale, mask, cap  ->  softmax  ->  dropout  ->  p v
+
+The scores are what reaches a softmax through elementwise ops; the weights are what comes from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch.fx import Node
+
+from qgraph.passes.graph.targets import PRODUCTS, VIEWS, argument_node, aten
+
+_STEPS = 24  # how far from a product its softmax may be
+# By name: a graph that was copied holds copies of the ops in its metadata.
+_SOFTMAX = frozenset({"aten._softmax.default", "aten._safe_softmax.default"})
+# What may stand between a product and its softmax: scale, mask, bias, cap, dropout, sinks, casts.
+_BETWEEN = VIEWS | {
+    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
+    aten.div.Scalar, aten.where.self, aten.masked_fill.Scalar, aten.masked_fill.Tensor,
+    aten.tanh.default, aten.clamp.default, aten.clamp_min.default, aten.maximum.default, aten.amax.default,
+    aten.cat.default, aten.constant_pad_nd.default, aten.native_dropout.default,
+}  # fmt: skip
+
+
+def attention_product(node: Node, first: int) -> str:
+    """Return "qk", "pv" or "matmul" for a forward product of two activations at `first` and after."""
+    for position in (first, first + 1):
+        source = argument_node(node, position)
+        if _is_softmax(source) or _reaches_softmax(source, lambda n: n.all_input_nodes):
+            return "pv"
+    return "qk" if _reaches_softmax(node, lambda n: n.users) else "matmul"
+
+
+def _is_softmax(node: Node) -> bool:
+    return not _SOFTMAX.isdisjoint((str(node.target), str(node.meta.get("original_aten"))))
+
+
+def _reaches_softmax(start: Node, neighbours: Callable[[Node], Iterable[Node]]) -> bool:
+    """Whether elementwise ops alone lie between `start` and a softmax."""
+    if start.target not in _BETWEEN and start.target not in PRODUCTS:
+        return False
+    frontier, seen = [start], {start}
+    for _ in range(_STEPS):
+        following = [n for node in frontier for n in neighbours(node) if n not in seen]
+        if any(map(_is_softmax, following)):
+            return True
+        frontier = [n for n in following if n.target in _BETWEEN]
+        seen |= {*following}
+    return False

@@ -1,0 +1,317 @@
+"""Find every matrix product of a joint graph, and say what each operand is.
+
+A site is one product: its role, its module, what its operands are and the axis it sums over.
+In the backward, the operand that depends on a tangent is the grad_output. The other is the
+weight if it comes from a parameter through views and casts, otherwise what the forward
+product of the same `seq_nr` took: its input, or its lhs or rhs when no parameter is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import torch
+from torch.fx import Graph, Node
+
+from qgraph.passes.graph.operand import Operand
+from qgraph.passes.graph.places import block_of, frame_module, module_path
+from qgraph.passes.graph.targets import (
+    ELSEWHERE,
+    GATHERS,
+    PRODUCTS,
+    VIEWS,
+    argument_node,
+    aten,
+    is_convolution,
+    is_grouped,
+    root_of,
+    size_hint,
+    value_of,
+)
+from qgraph.passes.sites.attention import attention_product
+from qgraph.passes.sites.convolution import describe_convolution
+from qgraph.passes.sites.processes import Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFacts:
+    """What a graph alone does not say.
+
+    `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
+    stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
+    path of each module by its id, as text. `history` is the store of amax histories, if there is one;
+    `processes` are the `Processes` that run the graph together, None for one alone.
+    """
+
+    parameters: frozenset[str]
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    history: int | None = None
+    processes: Processes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One matrix product of a graph. Sizes are elements; of a dynamic size, its hint."""
+
+    node: Node = field(repr=False, compare=False)
+    number: int  # counted through the graph, from 0
+    op: str  # linear, experts, conv, qk, pv, matmul, sdpa
+    role: str  # fprop, dgrad, wgrad
+    module: str
+    block: int | None
+    block_count: int | None
+    operands: tuple[Operand, ...]
+    shape: tuple[
+        int, int, int, int
+    ]  # batch or groups, m, n, k; zeros where an op has no such sizes
+    flops: int
+    dtype: str
+    unsupported: str = ""  # why qgraph cannot quantize it, or nothing
+
+    @property
+    def operand_kinds(self) -> tuple[str, ...]:
+        """The operands' kinds, in argument order; of a product qgraph leaves alone, the usual ones."""
+        if self.operands:
+            return tuple(operand.kind for operand in self.operands)
+        return ("lhs", "rhs")
+
+
+def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
+    """Return every matrix product in `graph`, in graph order; the graph is not changed.
+
+    `split_products` comes first: a node that holds two products would count as its first.
+    """
+    late, frame = _depends_on_tangents(graph), frame_module(graph, facts.modules)
+    computed = _computed_weights(graph, facts.parameters)
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    forward: dict[object, _Forward] = {}
+    sites: list[Site] = []
+    for node in nodes:
+        if node.target in PRODUCTS:
+            found = [_product(node, facts, late, computed, forward)]
+        elif is_convolution(node):
+            found = [_convolution(node)]
+        elif (describe := _elsewhere(node)) is not None:
+            found = [_plain(node, late, *entry) for entry in describe(node)]
+        else:
+            continue
+        sites += [_place(site, len(sites) + i, facts, frame) for i, site in enumerate(found)]
+    return tuple(sites)
+
+
+def _depends_on_tangents(graph: Graph) -> set[Node]:
+    late: set[Node] = set()
+    for node in graph.nodes:
+        is_tangent = node.op == "placeholder" and "tangents" in node.name
+        if is_tangent or any(source in late for source in node.all_input_nodes):
+            late.add(node)
+    return late
+
+
+def _computed_weights(graph: Graph, parameters: frozenset[str]) -> set[Node]:
+    """Return what is computed from parameters and constants alone, such as a normalized weight.
+
+    What comes out of a product is none: projected positions are an activation.
+    """
+    found = {node for node in graph.nodes if node.name in parameters}
+    fixed: set[Node] = set(found)
+    for node in graph.nodes:
+        sources, product = node.all_input_nodes, node.target in PRODUCTS
+        if node.op == "call_function" and not product and all(s in fixed for s in sources):
+            fixed.add(node)
+            if any(source in found for source in sources):
+                found.add(node)
+    return found
+
+
+def _is_backward(node: Node, late: set[Node]) -> bool:
+    return node.meta.get("partitioner_tag") == "is_backward" or node in late
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Forward:
+    """A product of the forward, which those of its backward are told apart by."""
+
+    node: Node
+    op: str
+    kinds: tuple[str, ...]
+    computed: bool  # its weight is computed
+
+
+def _product(
+    node: Node,
+    facts: GraphFacts,
+    late: set[Node],
+    computed: set[Node],
+    forward: dict[object, _Forward],
+) -> Site:
+    first = PRODUCTS[node.target]
+    sources = [argument_node(node, first), argument_node(node, first + 1)]
+    weights = [_weight(source, facts.parameters) for source in sources]
+    sequence = node.meta.get("seq_nr")
+    left, right = map(value_of, sources)
+    pair = forward.get(sequence)
+    made = [source if source in computed else None for source in sources]
+    # A weight as it is stored comes first: pairs with one are of an input made of parameters.
+    use_made = pair.computed if pair else not any(weights) and sum(map(bool, made)) == 1
+    weights = made if use_made else weights
+    if not _is_backward(node, late):
+        role = "fprop"
+        # The experts' weights may be put together on the way; their place says what they are.
+        kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, weights)])
+        op = _forward_op(node, kinds, weights)
+        forward[sequence] = _Forward(node=node, op=op, kinds=kinds, computed=use_made)
+    elif is_grouped(node):
+        op, (role, kinds) = "experts", _grouped_backward(sources, right.dim(), late)
+    else:
+        kinds = _backward_kinds(sources, [*map(bool, weights)], late, pair)
+        role = "wgrad" if "input" in kinds else "dgrad"
+        op = pair.op if pair else ("linear" if {"weight", "input"} & set(kinds) else "matmul")
+    sizes = [*map(size_hint, (*left.shape, right.shape[-1]))]
+    batch, (m, k, n) = prod(sizes[:-3]), sizes[-3:]
+    return _site(
+        node,
+        op=op,
+        role=role,
+        operands=tuple(
+            Operand(kind=kind, argument=first + i, axis=-1 - i) for i, kind in enumerate(kinds)
+        ),
+        shape=(batch, m, n, k),
+        dtype=left.dtype,
+    )
+
+
+def _convolution(node: Node) -> Site:
+    role, operands, shape = describe_convolution(node)
+    return _site(
+        node, op="conv", role=role, operands=operands, shape=shape, dtype=value_of(node).dtype
+    )
+
+
+def _site(
+    node: Node,
+    *,
+    op: str,
+    role: str,
+    operands: tuple[Operand, ...],
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+) -> Site:
+    is_float = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return Site(
+        node=node,
+        number=0,
+        op=op,
+        role=role,
+        module="",
+        block=None,
+        block_count=None,
+        operands=operands,
+        shape=shape,
+        flops=2 * prod(shape),
+        dtype=_short(dtype),
+        unsupported="" if is_float else f"dtype {_short(dtype)} is not quantized",
+    )
+
+
+def _forward_op(node: Node, kinds: tuple[str, ...], weights: list[Node | None]) -> str:
+    if is_grouped(node):
+        return "experts"
+    if "weight" not in kinds:
+        return attention_product(node, PRODUCTS[node.target])
+    # A stack of matrices in one parameter: experts, each with rows of its own.
+    batched = node.target in (aten.bmm.default, aten.baddbmm.default)
+    stacked = any(weight is not None and value_of(weight).dim() > 2 for weight in weights)
+    return "experts" if batched and stacked else "linear"
+
+
+def _grouped_backward(
+    sources: list[Node], rank: int, late: set[Node]
+) -> tuple[str, tuple[str, ...]]:
+    kinds = ["grad_output" if source in late else "" for source in sources]
+    if rank == 2:  # summed over the rows of each group
+        return "wgrad", tuple(kind or "input" for kind in kinds)
+    return "dgrad", tuple(kind or "weight" for kind in kinds)
+
+
+def _forward_kinds(from_parameter: list[bool]) -> tuple[str, ...]:
+    if from_parameter == [False, True]:
+        return ("input", "weight")
+    if from_parameter == [True, False]:
+        return ("weight", "input")
+    return ("lhs", "rhs")
+
+
+def _backward_kinds(
+    sources: list[Node],
+    from_parameter: list[bool],
+    late: set[Node],
+    pair: _Forward | None,
+) -> tuple[str, ...]:
+    gradient = 0 if sources[0] in late else 1
+    other = 1 - gradient
+    if pair is None:  # no forward product to look at: a product that only the backward has
+        kind = "weight" if from_parameter[other] else "input"
+    else:
+        first = PRODUCTS[pair.node.target]
+        if from_parameter[other] and "weight" in pair.kinds:
+            kind = "weight"
+        elif "weight" in pair.kinds:
+            kind = "input"
+        else:
+            same = root_of(sources[other]) is root_of(argument_node(pair.node, first))
+            kind = "lhs" if same else "rhs"
+    pairs = ("grad_output", kind)
+    return pairs if gradient == 0 else pairs[::-1]
+
+
+def _weight(source: Node, parameters: frozenset[str]) -> Node | None:
+    """Return the parameter an operand shows, also one that rows or experts are picked from."""
+    while source.op == "call_function" and (
+        source.target in VIEWS or (source.target in GATHERS and value_of(source).dim() > 2)
+    ):
+        source = source.all_input_nodes[0]
+    return source if source.name in parameters else None
+
+
+Describe = Callable[[Node], list[tuple[str, int, str]]]
+
+
+def _elsewhere(node: Node) -> Describe | None:
+    name = str(node.target)
+    return next((describe for start, describe in ELSEWHERE if name.startswith(start)), None)
+
+
+def _plain(node: Node, late: set[Node], op: str, flops: int, reason: str) -> Site:
+    value = next(
+        (n.meta["val"] for n in node.all_input_nodes if hasattr(n.meta.get("val"), "dtype")), None
+    )
+    return Site(
+        node=node,
+        number=0,
+        op=op,
+        role="dgrad" if _is_backward(node, late) else "fprop",
+        module="",
+        block=None,
+        block_count=None,
+        operands=(),
+        shape=(0, 0, 0, 0),
+        flops=flops,
+        dtype=_short(value.dtype) if value is not None else "?",
+        unsupported=reason,
+    )
+
+
+def _place(site: Site, number: int, facts: GraphFacts, frame: str) -> Site:
+    module = module_path(site.node, facts.modules, frame)
+    block, count = block_of(module, facts.blocks)
+    return replace(site, number=number, module=module, block=block, block_count=count)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(
+        name := str(dtype)[6:], name
+    )

@@ -1,0 +1,1 @@
+"""Looking at a rewritten graph: verifying, checking, observing."""

@@ -1,0 +1,1 @@
+"""The ways in: compiling in place, capturing whole, converting."""

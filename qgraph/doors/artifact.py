@@ -1,0 +1,118 @@
+"""A converted model on disk: written whole or not at all, and never through pickle.
+
+config.json, model.safetensors, ...   as save_pretrained writes them, under the model's own names
+policy.yaml                           the resolved policy
+graph_before.txt, graph_after.txt     the joint graph
+report.json                           every product and what happened to it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from qgraph.doors.convert import Conversion
+from qgraph.doors.jit import compile, coverage
+from qgraph.errors import ArtifactError
+from qgraph.models.load import load_model
+from qgraph.passes import report_json
+from qgraph.policy import Policy, dump_policy, load_policy
+
+# What a tokenizer or processor needs; copied so that the artifact is a complete model directory.
+_COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model",
+    "preprocessor_config.json", "processor_config.json", "chat_template*", "added_tokens.json",
+)  # fmt: skip
+
+
+@contextmanager
+def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary sibling of `out` to write into; on success it is renamed to `out`.
+
+    Entering fails at once where writing cannot succeed. On any error or interrupt nothing is left.
+
+    Raises: ArtifactError if `out` exists, its parent cannot be written, or the disk is full.
+    """
+    if not str(out).strip():
+        raise ArtifactError("--out is empty", "give the name of a directory to write")
+    path = Path(out).expanduser().absolute()
+    if path.exists() or path.is_symlink():
+        raise ArtifactError(f"{out}: already exists", "choose another --out, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise ArtifactError(
+            f"{out}: cannot write here: {reason}", "choose another --out"
+        ) from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            raise ArtifactError(
+                f"{out}: was made by someone else meanwhile", "choose another --out"
+            )
+        for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        temporary.rename(path)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(
+            f"{out}: writing failed: {reason}", "free some space or choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_artifact(model: Any, found: Conversion, folder: Path, source: str | None = None) -> None:
+    """Write `model` and what its conversion found into `folder`; see the module docstring.
+
+    `source`, a local model directory, gives the tokenizer's files.
+    """
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "policy.yaml").write_text(dump_policy(found.policy), encoding="utf-8")
+    (folder / "graph_before.txt").write_text(found.graph_before, encoding="utf-8")
+    (folder / "graph_after.txt").write_text(found.graph_after, encoding="utf-8")
+    report = {"inputs": found.inputs, **report_json(found.report)}
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if source is not None and Path(source).is_dir():
+        for pattern in _COMPANIONS:
+            for file in Path(source).glob(pattern):
+                if file.is_file() and not (folder / file.name).exists():
+                    shutil.copyfile(file, folder / file.name)
+
+
+def write_plan(model: nn.Module, policy: Policy, folder: Path) -> None:
+    """Write the plan that a compiled `model` ran under beside its weights: policy.yaml and report.json."""
+    (folder / "policy.yaml").write_text(dump_policy(policy), encoding="utf-8")
+    report = {"inputs": {}, **report_json(coverage(model))}
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def load(directory: str | os.PathLike[str]) -> nn.Module:
+    """Return the model `qgraph convert` wrote, compiled under its policy and ready to train.
+
+    Raises: ArtifactError if `directory` is not a converted model; PolicyError or ModelError if
+        its policy or its model is damaged.
+    """
+    path = Path(directory).expanduser()
+    if not (path / "policy.yaml").is_file():
+        raise ArtifactError(
+            f"{directory}: not a converted model (no policy.yaml)",
+            "give a directory `qgraph convert --out` wrote",
+        )
+    policy = load_policy(path / "policy.yaml")
+    model: nn.Module = compile(load_model(str(path)), policy)
+    return model

@@ -1,0 +1,275 @@
+"""The JIT front door: compiling a model in place, and the backend that torch.compile knows by name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import nn
+from torch._dynamo import trace_rules
+from torch._dynamo.external_utils import wrap_inline
+from torch.fx import GraphModule
+
+from qgraph.doors.facts import Layer, Outline
+from qgraph.doors.parallel import among_processes
+from qgraph.doors.parameters import store_parameters
+from qgraph.doors.rewriting import Backend, make_backend
+from qgraph.errors import ModelError, QGraphWarning
+from qgraph.ops import describe_lowering
+from qgraph.ops.history import make_store
+from qgraph.passes import Report, Target
+from qgraph.policy import Policy, check_blocks, check_parts, load_policy, stage
+
+# Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
+# The compiled call refers to its model, so only a weak reference to it lets the model go.
+_COMPILED: WeakKeyDictionary[nn.Module, Compiled] = WeakKeyDictionary()
+Model = TypeVar("Model", bound=nn.Module)
+PolicyLike = Policy | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What is known of a compiled model: its policy, how it was compiled, and what came of it.
+
+    `call` refers to the compiled call, of the stage of the policy that runs now.
+    """
+
+    policy: Policy
+    report: Report
+    call: ref[Any]
+    outline: Outline
+    target: Target
+    codegen: bool
+    options: dict[str, Any]
+
+
+def as_policy(policy: PolicyLike) -> Policy:
+    """Return a loaded policy: itself, or read from a path or a recipe's name.
+
+    Raises: PolicyError as `load_policy`.
+    """
+    return policy if isinstance(policy, Policy) else load_policy(policy)
+
+
+def compile(
+    model: Model,
+    policy: PolicyLike = "nvfp4",
+    *,
+    target: Target = "emulate",
+    codegen: bool = True,
+    **options: Any,
+) -> Model:
+    """Compile `model` in place so that its matrix products run as `policy` says; return it.
+
+    The class, parameters, `state_dict`, `save_pretrained` and `generate` stay as they were. Graphs
+    are captured and rewritten at the first call; `coverage(model)` then tells what was done.
+    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). The target `emulate` multiplies
+    what codes are worth, in the compute dtype; `native` multiplies the codes themselves where the
+    device can and it pays (`native-always`: where it can), and the report says which products it
+    could not. Without `codegen` the rewritten
+    graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
+
+    A policy's `coverage` is held at each training call that compiled something: it raises PolicyError.
+    A policy's `schedule` and `monitors` take a run that counts steps: `qgraph.Run` or
+    `qgraph.QGraphCallback`; a training call without one warns.
+
+    Raises: PolicyError if the policy is wrong, or names blocks or parts the model does not have;
+        ModelError if `model` is not a module, the target is unknown or `options` names a backend.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"qgraph.compile takes a torch.nn.Module, not {type(model).__name__}")
+    if "backend" in options:
+        raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
+    target = check_target(target)
+    chosen, outline = as_policy(policy), Outline.of(model)
+    check_parts(chosen, outline.modules.values())
+    check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    if chosen.parameters is not None:
+        store_parameters(model, chosen.parameters)
+    if chosen.history_length:
+        store = make_store(model, set(outline.modules.values()), chosen.history_length)
+        outline = replace(outline, history=store)
+    _enter(model, chosen, stage(chosen, ()), outline, target, codegen, options)
+    if (chosen.schedule or chosen.monitors) and model._compiled_call_impl is not None:
+        replace_call(model, _ask_for_run(model._compiled_call_impl, chosen.name))
+    return model
+
+
+def enter_stage(
+    model: nn.Module, policy: Policy, observe: tuple[int, bool] | None = None
+) -> Report:
+    """Compile `model` anew under `policy`, a stage of the one it was compiled under; return the report.
+
+    `observe` is the number of a telemetry recorder, and whether it looks at products.
+
+    The code of the stage before is still there: see `replace_call`.
+
+    Raises: ModelError as `coverage`.
+    """
+    known = compiled_by_us(model)
+    outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
+    _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
+    return _COMPILED[model].report
+
+
+def replace_call(model: nn.Module, call: Callable[..., Any], report: Report | None = None) -> None:
+    """Make `call` what runs when `model` is called: one that wraps the compiled call, or an earlier one."""
+    known = _COMPILED[model]
+    model._compiled_call_impl = call
+    _COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
+
+
+def _enter(
+    model: nn.Module,
+    whole: Policy,
+    policy: Policy,
+    outline: Outline,
+    target: Target,
+    codegen: bool,
+    options: dict[str, Any],
+) -> None:
+    """Compile `model` in place under `policy`, a stage of `whole`."""
+    report = Report(
+        policy=policy,
+        lowering=describe_lowering(device_of(model)),
+        not_captured=set(outline.weights.values()),
+    )
+    backend = make_backend(policy, report, outline, target=target, codegen=codegen)
+    _compile_in_place(model, backend, options)
+    model._compiled_call_impl = among_processes(model._compiled_call_impl, model)  # type: ignore[arg-type]
+    if policy.min_flops is not None and model._compiled_call_impl is not None:
+        model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
+    _COMPILED[model] = Compiled(
+        policy=whole,
+        report=report,
+        call=ref(model._compiled_call_impl),
+        outline=outline,
+        target=target,
+        codegen=codegen,
+        options=options,
+    )
+
+
+def check_target(name: str) -> Target:
+    """Return the target of this name.
+
+    Raises: ModelError naming the targets there are.
+    """
+    found = next((target for target in get_args(Target) if target == name), None)
+    if found is None:
+        raise ModelError(f"unknown target '{name}'", f"use one of: {', '.join(get_args(Target))}")
+    return found  # type: ignore[no-any-return]
+
+
+def coverage(model: nn.Module) -> Report:
+    """Return the report of a model given to `compile`, filled with the graphs compiled so far.
+
+    Raises: ModelError if the model was not compiled by qgraph, or no longer is: a copy or an
+        unpickled model is not compiled, and `model.compile()` replaces what qgraph did.
+    """
+    return compiled_by_us(model).report
+
+
+def compiled_by_us(model: nn.Module) -> Compiled:
+    """Return what is known of a model given to `compile`.
+
+    Raises: as `coverage`.
+    """
+    known = _COMPILED.get(model)
+    if known is None:
+        raise ModelError(
+            f"this {type(model).__name__} was not compiled by qgraph (copies are not)",
+            "call qgraph.compile(model) first",
+        )
+    if model._compiled_call_impl is not known.call():
+        raise ModelError(
+            f"this {type(model).__name__} was compiled by something else after qgraph.compile",
+            "call qgraph.compile(model) last",
+        )
+    return known
+
+
+def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
+    # Dynamo counts recompilations per class unless told otherwise, and past its limit runs the
+    # next model of that class unquantized.
+    options = {"isolate_recompiles": True, **options}
+    model.compile(backend=backend, **options)
+    if trace_rules.check(type(model).forward):
+        # Dynamo does not enter a forward that is torch's own (nn.Linear, nn.Sequential): wrap it.
+        call = wrap_inline(model._call_impl)
+        model._compiled_call_impl = torch.compile(call, backend=backend, **options)
+
+
+def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., Any]:
+    """Return `call` such that a training step which compiled something checks the coverage after.
+
+    Dynamo then knows every graph of the forward, and with each its backward.
+    """
+    checked = 0
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        result = call(*args, **kwargs)
+        if report.graphs > checked and torch.is_grad_enabled():
+            report.check()
+            checked = report.graphs
+        return result
+
+    return held
+
+
+def _ask_for_run(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return `call` such that the first training step says that nothing counts steps."""
+    asked = False
+
+    def warned(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        if not asked and torch.is_grad_enabled():
+            asked = True
+            warnings.warn(
+                f"policy {name} has a schedule or monitors, and nothing counts the steps of this run: "
+                "nothing will be switched or watched. Use qgraph.QGraphCallback in Trainer, or "
+                "qgraph.Run(model, steps=...) in a loop of your own",
+                QGraphWarning,
+                stacklevel=2,
+            )
+        return call(*args, **kwargs)
+
+    return warned
+
+
+def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
+    """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`."""
+    options = dict(kwargs.get("options") or {})
+    policy = as_policy(options.pop("policy", "nvfp4"))
+    if options:
+        raise ModelError(
+            f"the qgraph backend does not know the option {', '.join(sorted(options))}",
+            'options={"policy": ...}',
+        )
+    if policy.schedule or policy.monitors:
+        raise ModelError(
+            "the qgraph backend cannot switch policies: this one has a schedule or monitors",
+            "use qgraph.QGraphCallback, or qgraph.compile(model, policy) and qgraph.Run",
+        )
+    if policy.min_flops is not None:
+        raise ModelError(
+            "the qgraph backend sees one graph at a time and cannot hold the policy's coverage",
+            "use qgraph.compile(model, policy), or remove coverage",
+        )
+    report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
+    return make_backend(policy, report)(module, inputs)
+
+
+def device_of(model: nn.Module) -> str:
+    """Return the type of device a model is on, `cpu` if it has no parameters."""
+    return next((p.device.type for p in model.parameters()), "cpu")
+
+
+def _device_of_inputs(inputs: Sequence[Any]) -> str:
+    return next((value.device.type for value in inputs if isinstance(value, torch.Tensor)), "cpu")

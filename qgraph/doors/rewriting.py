@@ -1,0 +1,220 @@
+"""The torch.compile backend: it rewrites each joint graph before Inductor sees it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from functorch.compile import make_boxed_func
+from torch import nn
+from torch._dynamo import config as dynamo_config
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.guards import GuardBuilder, install_guard
+from torch._functorch import config as functorch_config
+from torch._guards import CompileContext
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.fx import Graph, GraphModule
+
+from qgraph.doors.attention import take_attention_apart
+from qgraph.doors.cache_key import cache_key
+from qgraph.doors.decompositions import decompositions
+from qgraph.doors.facts import Outline, graph_facts, input_index
+from qgraph.doors.parallel import Meshes, name_splits
+from qgraph.doors.partition import Partitioner
+from qgraph.errors import GraphError, QGraphError, QGraphWarning
+from qgraph.passes import (
+    GraphFacts,
+    Processes,
+    Report,
+    Target,
+    insert_check,
+    insert_observe,
+    lookups,
+    rewrite,
+)
+from qgraph.policy import Policy
+
+Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
+_GRAPHS = itertools.count(1)
+
+
+def make_backend(
+    policy: Policy,
+    report: Report,
+    outline: Outline | None = None,
+    *,
+    target: Target = "emulate",
+    codegen: bool = True,
+) -> Backend:
+    """Return a torch.compile backend for one policy; what it does is added to `report`.
+
+    Each policy has a backend object of its own because Dynamo guards on the object: a hook in
+    Inductor's global configuration is not guarded, and a second policy would get the first's code.
+    """
+    times: Counter[object] = Counter()
+    meshes = Meshes()
+
+    def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        _guard_modules(module)
+        take_attention_apart(module, policy, outline)
+        frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
+        part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
+        times[part] += 1
+        if times[part] == dynamo_config.recompile_limit:
+            warnings.warn(
+                f"one part of the model was compiled {times[part]} times, Dynamo's recompile_limit: if "
+                "its inputs change again it runs without quantization; pass dynamic=True to "
+                "qgraph.compile, or raise torch._dynamo.config.recompile_limit",
+                QGraphWarning,
+                stacklevel=2,
+            )
+        if outline is not None:
+            report.not_captured -= outline.seen(inputs)
+        rewriting = Rewrite(
+            policy=policy,
+            report=report,
+            parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
+            outline=outline,
+            frame=frame,
+            target=target,
+            processes=meshes.see(inputs, outline.owner() if outline else None),
+            check=next(_GRAPHS) if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0") else 0,
+        )
+        if not codegen:
+            return _run_op_by_op(rewriting, module, inputs)
+        # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
+        # keyed by the rewritten graph and `uuid`, stays on.
+        with functorch_config.patch(enable_autograd_cache=False):
+            patches: dict[str, Any] = {"joint_custom_pre_pass": rewriting}
+            if policy.stash:
+                patches["custom_partitioner_fn"] = rewriting.partitioner()
+            compiled: Any = compile_fx(
+                module,
+                inputs,
+                config_patches=patches,
+                decompositions=decompositions(),
+            )
+        return compiled  # type: ignore[no-any-return]
+
+    return backend
+
+
+def _guard_modules(module: GraphModule) -> None:
+    """Make Dynamo compile this frame anew for each module it is called on.
+
+    After a graph break, blocks of one class would share the first block's graph, and with it what
+    the policy decided for that block.
+    """
+    for node in module.graph.find_nodes(op="placeholder"):
+        source, owner = getattr(node, "_dynamo_source", None), None
+        while source is not None:
+            if type(source).__name__.endswith("NNModuleSource"):
+                owner = source.base
+            source = getattr(source, "base", None)
+        if owner is not None:
+            install_guard(owner.make_guard(GuardBuilder.ID_MATCH))
+
+
+def _run_op_by_op(
+    rewriting: Rewrite, module: GraphModule, inputs: Sequence[Any]
+) -> Callable[..., Any]:
+    def partition(
+        joint: GraphModule, joint_inputs: Any, **kwargs: Any
+    ) -> tuple[GraphModule, GraphModule]:
+        rewriting(joint.graph)
+        joint.recompile()
+        return rewriting.partitioner()(joint, joint_inputs, **kwargs)
+
+    def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
+        rewriting(graph_module.graph)
+        graph_module.recompile()
+        return nop(graph_module, _inputs)
+
+    def nop(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
+        return make_boxed_func(graph_module.forward)  # type: ignore[no-any-return]
+
+    compiled: Callable[..., Any] = aot_autograd(
+        fw_compiler=nop,
+        bw_compiler=nop,
+        inference_compiler=infer,
+        partition_fn=partition,
+        decompositions=decompositions(),
+    )(module, inputs)
+    return compiled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(CustomGraphPass):
+    """Inductor's hook: rewrites one joint graph."""
+
+    policy: Policy
+    report: Report
+    parameters: frozenset[int]  # positions among the graph's inputs
+    outline: Outline | None
+    frame: int | None  # Dynamo's number of the code that was captured
+    target: Target
+    processes: Processes | None  # with splits by number of the input
+    check: int  # with QGRAPH_VERIFY=1 the graph's own number, else 0
+
+    def facts(self, graph: Graph) -> GraphFacts:
+        """Return what the passes must know about a joint graph."""
+        facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        return replace(facts, processes=name_splits(self.processes, graph))
+
+    def __call__(self, graph: Graph) -> None:
+        """Rewrite a joint graph in place, and report it."""
+        start = time.perf_counter()
+        facts = self.facts(graph)
+        try:
+            plans = rewrite(graph, self.policy, facts, target=self.target)
+        except QGraphError:
+            raise
+        except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
+            raise GraphError(f"a pass failed on this graph: {error!r}") from error
+        if self.check:
+            self.report.checked += insert_check(graph, plans, self.check)
+        if self.outline is not None and self.outline.observe is not None:
+            recorder, products = self.outline.observe
+            seen, unseen = insert_observe(graph, plans, recorder, products=products)
+            self.report.observed += seen
+            self.report.not_observed += unseen
+        self.report.add(plans, self.frame, lookups(graph, facts.modules))
+        self.report.pass_seconds += time.perf_counter() - start
+        # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
+        left = {plan.reason for plan in plans if plan.status in ("unmatched", "unsupported")}
+        if left and self.policy.quantizes and not self.report.quantized:
+            warnings.warn(
+                f"policy {self.policy.name}: nothing is quantized so far: {'; '.join(sorted(left))}",
+                QGraphWarning,
+                stacklevel=2,
+            )
+
+    def partitioner(self) -> Partitioner:
+        """Return what cuts the graph after this pass."""
+        return Partitioner(
+            policy=self.policy,
+            report=self.report,
+            facts=self.facts,
+            frame=self.frame,
+            key=self.uuid(),
+        )
+
+    def uuid(self) -> str:
+        """Return the key of code built with this policy for this model."""
+        key = f"{cache_key(self.policy)} {self.target}"
+        if self.check:  # never another process's code: what is checked once is remembered here
+            key += f" checked {os.getpid()} {self.check}"
+        if self.outline is not None and self.outline.observe is not None:
+            key += f" observed {self.outline.observe}"
+        if self.outline is None or self.outline.history is None:
+            return key
+        # Code that reads histories is of no use to another model, whose rows lie elsewhere.
+        names = sorted(set(self.outline.modules.values()))
+        return f"{key} {self.outline.history} {names}"

@@ -1,0 +1,1 @@
+"""Papers' claims as experiments, and what they showed."""

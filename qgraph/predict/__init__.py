@@ -1,0 +1,1 @@
+"""What a policy will cost on a device that need not be there."""

@@ -1,0 +1,1 @@
+"""Compiling for a GPU without one."""

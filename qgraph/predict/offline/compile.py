@@ -1,0 +1,213 @@
+"""A policy's training step as it would run on a GPU: generated, compiled, counted; nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch._functorch._aot_autograd.descriptors import GradAOTOutput
+from torch._inductor.utils import fresh_inductor_cache
+from torch.fx import GraphModule
+
+from qgraph import ops
+from qgraph.errors import ModelError
+from qgraph.ops.chips import Chip
+from qgraph.ops.gpu import Launch
+from qgraph.passes import Report, graph_text, module_path, rewrite
+from qgraph.passes.report.entries import Entry
+from qgraph.policy import Policy
+from qgraph.predict.blueprint import Blueprint, draw
+from qgraph.predict.offline.codegen import Call, generate
+from qgraph.predict.offline.launches import compile_launch, launches_of
+from qgraph.predict.offline.machine_code import MachineCode, compile_generated
+from qgraph.predict.offline.retarget import move_to_gpu
+from qgraph.predict.offline.roofline import Work, work_of
+from qgraph.predict.offline.standin import standing_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One kernel or library call of the step; `count` of it are launched.
+
+    `nodes` are the source nodes, `place` the module of the last one. `code` is missing for a
+    library's kernels. Bytes and `work` are those of one launch.
+    """
+
+    name: str
+    half: str  # forward or backward
+    kind: str  # triton, qgraph or library
+    nodes: tuple[str, ...]
+    place: str
+    count: int
+    work: Work
+    code: MachineCode | None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training step compiled for one GPU: forward and backward, without the optimizer."""
+
+    policy: str
+    kernels: tuple[Kernel, ...]
+    products: tuple[Entry, ...] = field(repr=False)  # of the whole model
+    parameters: int
+    sources: Mapping[str, str] = field(repr=False)  # programs and graphs as text, by file name
+
+    @property
+    def seconds(self) -> float:
+        """The roofline: no kernel is faster than its bytes or its operations at the peaks."""
+        return sum(k.count * k.work.seconds for k in self.kernels)
+
+    @property
+    def launches(self) -> int:
+        """How many kernels are launched."""
+        return sum(k.count for k in self.kernels)
+
+    @property
+    def moved(self) -> int:
+        """Bytes the kernels move."""
+        return sum(k.count * k.work.moved for k in self.kernels)
+
+    @property
+    def minimum(self) -> int:
+        """Bytes the kernels must move."""
+        return sum(k.count * k.work.minimum for k in self.kernels)
+
+
+def compile_step(
+    name: str,
+    policy: Policy,
+    chip: Chip,
+    *,
+    batch: int,
+    length: int,
+    dtype: torch.dtype = torch.bfloat16,
+    machine_code: bool = True,
+    compiled: dict[str, MachineCode] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Step:
+    """Generate and compile the training step of the model called `name` for `chip`.
+
+    Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
+    `compiled` holds kernels compiled for this chip before, and is added to.
+
+    Raises: ModelError if Triton is missing, or as `draw` and `capture`.
+    """
+    check_triton()
+    say(f"{policy.name}: capturing {name}")
+    blueprint = draw(name, policy, batch, length, dtype)
+    captured = blueprint.capture(policy)
+    move_to_gpu(captured.graph)
+    report = Report(policy=policy)
+    with standing_in(chip):
+        report.add(rewrite(captured.graph, policy, captured.facts, target="native"))
+    sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
+    kernels: list[Kernel] = []
+    compiler = _Compiler(
+        chip=chip,
+        blueprint=blueprint,
+        modules=captured.facts.modules,
+        machine_code=machine_code,
+        compiled={} if compiled is None else compiled,
+    )
+    with fresh_inductor_cache(), standing_in(chip):
+        halves = _halves(captured.joint.graph_module)
+        for half, module in zip(("forward", "backward"), halves, strict=True):
+            say(f"{policy.name}: generating the {half}")
+            program = generate(module, backward=half == "backward")
+            sources[f"{half}.py"] = program.text
+            if machine_code:
+                say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
+            for call in program.calls:
+                kernels += compiler.kernels(call, half)
+    return Step(
+        policy=policy.name,
+        kernels=tuple(kernels),
+        products=tuple(
+            entry for entry in report.entries for _ in range(blueprint.count_of(entry.module))
+        ),
+        parameters=blueprint.parameters,
+        sources=sources,
+    )
+
+
+def check_triton() -> None:
+    """Raise ModelError if Triton is not installed."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        raise ModelError(
+            "compiling for a GPU needs Triton, which is not installed", "pip install triton"
+        ) from None
+
+
+def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Cut a joint graph into forward and backward, as Inductor does."""
+    (output,) = joint.graph.find_nodes(op="output")
+    kinds = output.meta["desc"]
+    forward = next((i for i, d in enumerate(kinds) if isinstance(d, GradAOTOutput)), len(kinds))
+    joint.recompile()
+    inputs = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
+    halves: tuple[GraphModule, GraphModule] = min_cut_rematerialization_partition(
+        joint, inputs, num_fwd_outputs=forward
+    )
+    return halves
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiler:
+    """Turns the calls of a program into kernels; each different one is compiled once."""
+
+    chip: Chip
+    blueprint: Blueprint
+    modules: Mapping[str, str]
+    machine_code: bool
+    compiled: dict[str, MachineCode]
+
+    def kernels(self, call: Call, half: str) -> list[Kernel]:
+        places = [path for node in call.origins if (path := module_path(node, self.modules))]
+        place = places[-1] if places else ""
+        common: dict[str, Any] = {
+            "half": half,
+            "nodes": tuple(node.name for node in call.origins),
+            "place": place,
+            "count": self.blueprint.count_of(place),
+        }
+        bandwidth = self.chip.device.bandwidth
+        work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)
+        if call.source:
+            key = call.source.replace(call.name, "")  # the same code has other names elsewhere
+            code = self._code(key, lambda: compile_generated(call.source, call.name, self.chip))
+            return [Kernel(name=call.name, kind="triton", work=work, code=code, **common)]
+        if call.name == "qgraph.seed.default":
+            return []  # drawn on the CPU
+        if call.name.startswith("qgraph.") and call.node.target is not ops.scaled_mm:
+            launches, note = launches_of(call.node)
+            if launches:
+                return [self._launched(launch, common) for launch in launches]
+            return [
+                Kernel(name=call.name, kind="qgraph", work=work, code=None, note=note, **common)
+            ]
+        work, note = work_of(call, self.chip)
+        return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]
+
+    def _launched(self, launch: Launch, common: dict[str, Any]) -> Kernel:
+        key = repr((launch.kernel, launch.signature, launch.constants))
+        code = self._code(key, lambda: compile_launch(launch, self.chip))
+        device, rate = self.chip.device, {}
+        if launch.flops:
+            rate = {"flops": launch.flops, "kind": "fp4", "rate": device.peaks["fp4"]}
+        work = Work(minimum=launch.minimum, moved=launch.moved, bandwidth=device.bandwidth, **rate)  # type: ignore[arg-type]
+        name = f"qgraph_{launch.kernel}"
+        return Kernel(name=name, kind="qgraph", work=work, code=code, **common)
+
+    def _code(self, key: str, make: Callable[[], MachineCode]) -> MachineCode | None:
+        if not self.machine_code:
+            return None
+        if key not in self.compiled:
+            self.compiled[key] = make()
+        return self.compiled[key]

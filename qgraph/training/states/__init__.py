@@ -1,0 +1,1 @@
+"""Optimizer states and parameters in few bits."""
