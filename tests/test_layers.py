@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors", "formats", "numerics", "policy", "ops", "passes", "models", "doors", "predict", "search",
+    "errors", "compat", "formats", "numerics", "policy", "ops", "passes", "models", "doors", "predict", "search",
     "training", "experiments", "tools",
 )  # fmt: skip
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

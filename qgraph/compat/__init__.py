@@ -1,0 +1,1 @@
+"""Torch's private names, one file an area: no other package of qgraph knows them."""
