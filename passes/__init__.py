@@ -1,13 +1,28 @@
 """Graph in, graph out: one rewrite a file. `pipeline.PASSES` is their order."""
 
+from qgraph.passes.graph.edit import below_permutes
 from qgraph.passes.graph.operand import Operand
-from qgraph.passes.graph.places import block_of, frame_module, lookups, module_path, stacks_of
+from qgraph.passes.graph.places import (
+    Layer,
+    block_of,
+    frame_module,
+    lookups,
+    module_path,
+    stacks_of,
+)
+from qgraph.passes.graph.quantizer import Quantizer, quantizer_of
+from qgraph.passes.graph.targets import (
+    RESHAPES,
+    VIEWS,
+    argument_node,
+    is_grouped,
+    sizes_of,
+    value_of,
+)
 from qgraph.passes.graph.text import graph_text
-from qgraph.passes.halves.saved import SavedTensor
-from qgraph.passes.halves.stash import stash
-from qgraph.passes.joint.split_products import split_products
-from qgraph.passes.pipeline import PASSES, Target, rewrite
-from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.model.attention import quantizes_attention
+from qgraph.passes.pipeline import PASSES, names_of, run_passes
+from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.entries import (
     Entry,
     OperandEntry,
@@ -20,42 +35,55 @@ from qgraph.passes.report.table import make_rows, report_text, table_lines
 from qgraph.passes.sites.find import GraphFacts, Site, find_sites
 from qgraph.passes.sites.parts import part_of
 from qgraph.passes.sites.processes import Processes, Split
+from qgraph.passes.sites.saved import SavedTensor
 from qgraph.passes.sites.traffic import elementwise_traffic
-from qgraph.passes.watch.insert_check import insert_check
-from qgraph.passes.watch.insert_observe import insert_observe
+from qgraph.passes.step import Halves, Pass, Step, Target, Watch
 
 __all__ = [
     "PASSES",
+    "RESHAPES",
+    "VIEWS",
     "Entry",
     "GraphFacts",
+    "Halves",
+    "Layer",
     "Operand",
     "OperandEntry",
+    "Pass",
     "Plan",
     "Processes",
+    "Quantizer",
     "Report",
     "SavedTensor",
     "Site",
     "Split",
+    "Step",
     "Target",
+    "Watch",
+    "argument_node",
+    "below_permutes",
     "block_of",
     "elementwise_traffic",
     "find_sites",
     "frame_module",
     "graph_text",
-    "insert_check",
-    "insert_observe",
+    "is_grouped",
     "lookups",
     "make_rows",
     "make_totals",
     "module_path",
+    "names_of",
+    "open_plans",
     "part_of",
     "plan_sites",
+    "quantizer_of",
+    "quantizes_attention",
     "read_report",
     "report_json",
     "report_text",
-    "rewrite",
-    "split_products",
+    "run_passes",
+    "sizes_of",
     "stacks_of",
-    "stash",
     "table_lines",
-]  # fmt: skip
+    "value_of",
+]

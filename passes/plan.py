@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import lcm
 from typing import Any, Literal
 
+from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph.errors import PolicyError
@@ -17,7 +18,7 @@ from qgraph.passes.sites.convolution import cannot_block
 from qgraph.passes.sites.find import GraphFacts, Site
 from qgraph.passes.sites.processes import Processes
 from qgraph.passes.sites.splits import Parts, check_parts, parts_of
-from qgraph.policy import OperandPolicy, Policy, decide
+from qgraph.policy import HIGH, OperandPolicy, Policy, decide
 
 Status = Literal["quantized", "kept", "unsupported", "unmatched"]
 
@@ -29,7 +30,8 @@ class Plan:
     `operands` are in argument order and empty unless the site is quantized. `reason` says why
     it is not; `notes` say what a reader should know although it is. `history` is where the amaxes
     of past steps are kept: the store, and the row of the first operand. `lowering` says how the
-    target `native` computes it. `parts` are how the operands lie on several processes.
+    target `native` computes it, `lowered` is the node that does. `parts` are how the operands lie on
+    several processes.
     """
 
     site: Site
@@ -42,11 +44,17 @@ class Plan:
     lowering: str = ""
     parts: tuple[Parts | None, ...] = ()
     processes: Processes | None = None
+    lowered: Node | None = field(default=None, repr=False, compare=False)
 
     @property
     def stochastic(self) -> bool:
         """Whether an operand takes random bits each step."""
         return any(operand.random for operand in self.operands)
+
+
+def draws_in_forward(plans: Sequence[Plan]) -> bool:
+    """Whether a product of the forward takes random bits, so that the step's seed is drawn there."""
+    return any(plan.stochastic and plan.site.role == "fprop" for plan in plans)
 
 
 def plan_sites(
@@ -70,6 +78,14 @@ def plan_sites(
         seen[site.module, site.role] += 1
         plans[index] = replace(plan, history=(facts.history, row))
     return tuple(plans)
+
+
+def open_plans(sites: Sequence[Site]) -> tuple[Plan, ...]:
+    """Return plans under which every product may be quantized later, and none is yet.
+
+    For trying formats out: what such a product needs of the graph is done, as under a real plan.
+    """
+    return tuple(Plan(site=site, status="quantized", operands=(HIGH, HIGH)) for site in sites)
 
 
 def _shared(plans: Sequence[Plan], policy: Policy, processes: Processes) -> list[Plan]:

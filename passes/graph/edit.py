@@ -9,18 +9,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from qgraph import ops
+from qgraph.compat import meta
 from qgraph.passes.graph.operand import Operand
 from qgraph.passes.graph.targets import argument_node, value_of
 
 aten = torch.ops.aten
 
-# What the partitioner and later passes must know of an inserted node. Without the tags, the
-# node would land in the wrong half of the graph, or be computed twice under checkpointing.
-_INHERITED = (
-    "nn_module_stack", "fwd_nn_module_stack", "partitioner_tag", "seq_nr", "recompute", "ac_graph_id",
-    "stack_trace", "autograd_backward",
-)  # fmt: skip
 Call = Callable[[Node, int], Node]
 
 
@@ -89,20 +83,12 @@ def add_node(
     """Add a call at the insertion point, with its fake value, belonging where `like` belongs."""
     name = str(target).split(".")[1]  # aten.permute.default -> permute
     node = graph.create_node("call_function", target, args, options, name=name)  # type: ignore[arg-type]
-    for key in _INHERITED:
-        if key in like.meta:
-            node.meta[key] = like.meta[key]
-    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
-    mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
-    with mode:
-        node.meta["val"] = target(*values, **options)  # type: ignore[operator]
+    meta.inherit(node, like)
+    values = [meta.value(arg) if isinstance(arg, Node) else arg for arg in args]
+    found = [value for value in values if hasattr(value, "fake_mode")]
+    with found[0].fake_mode if found else meta.fake_mode(graph):
+        meta.set_value(node, target(*values, **options))  # type: ignore[operator]
     return node
-
-
-# What nothing reads any more once a product multiplies codes.
-LEFT_OVER = frozenset(
-    {ops.fake_quant, ops.rotate_quant, aten.permute.default, aten.t.default, aten.transpose.int}
-)
 
 
 def erase_unused(graph: Graph, targets: Container[object]) -> None:
@@ -115,8 +101,14 @@ def erase_unused(graph: Graph, targets: Container[object]) -> None:
 def add_item(graph: Graph, stored: Node, index: int, like: Node) -> Node:
     """Add the result of that index of `stored`, a node with several, in the place of `like`."""
     node = graph.call_function(getitem, (stored, index))
-    node.meta = {
-        key: value for key, value in like.meta.items() if key not in ("val", "tensor_meta")
-    }
-    node.meta["val"] = stored.meta["val"][index]
+    meta.copy_but_value(node, like, meta.value(stored)[index])
     return node
+
+
+def items_of(node: Node, count: int) -> list[list[Node]]:
+    """Return, for each of `count` results of `node`, the nodes that take it out."""
+    found: list[list[Node]] = [[] for _ in range(count)]
+    for user in node.users:
+        assert user.target is getitem, "several results are taken apart by getitem"
+        found[int(user.args[1])].append(user)  # type: ignore[arg-type]
+    return found

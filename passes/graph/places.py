@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, Node
+
+from qgraph.compat import meta
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
 
@@ -19,7 +21,7 @@ def module_path(node: Node, modules: Mapping[str, str], frame: str = "") -> str:
     it compiled (`L['args'][0].model`, or an inner module's `L['self'].layers`): the last resort.
     What that module computes itself has no path, and belongs to `frame`.
     """
-    stack = _stack(node)
+    stack = meta.modules(node)
     if not stack:
         return frame
     key, value = list(stack.items())[-1]
@@ -33,7 +35,7 @@ def frame_module(graph: Graph, modules: Mapping[str, str]) -> str:
     After a graph break it may be any: a path to it and a path from it, of one node, tell which.
     """
     for node in graph.nodes:
-        for key, value in _stack(node).items():
+        for key, value in meta.modules(node).items():
             name, below = modules.get(_id(key)), _relative(value)
             if name and below and f".{name}".endswith(f".{below}"):
                 return name.removesuffix(below).removesuffix(".")
@@ -46,10 +48,6 @@ def lookups(graph: Graph, modules: Mapping[str, str]) -> list[str]:
     frame = frame_module(graph, modules)
     found = graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
     return sorted({module_path(node, modules, frame) for node in found})
-
-
-def _stack(node: Node) -> dict[str, Any]:
-    return node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
 
 
 def _id(key: object) -> str:
@@ -86,3 +84,21 @@ def block_of(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | 
         if part.isdigit() and prefix in blocks:
             return int(part), blocks[prefix]
     return None, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A module as the policy sees it before there is a graph."""
+
+    module: str
+    block: int | None
+    block_count: int | None
+    op: str = "linear"
+    role: str = "fprop"
+    operand_kinds: tuple[str, ...] = ("input", "weight")
+
+    @classmethod
+    def at(cls, name: str, blocks: Mapping[str, int]) -> Layer:
+        """Return the module called `name`."""
+        block, count = block_of(name, blocks)
+        return cls(module=name, block=block, block_count=count)

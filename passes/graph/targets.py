@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph import ops
+from qgraph.compat import meta
 
 aten = torch.ops.aten
 
@@ -26,17 +27,23 @@ PRODUCTS: dict[object, int] = {
     ops.grouped_mm: 0,
 }
 
-# Ops that only show the same numbers in another shape, layout or dtype.
-VIEWS: frozenset[object] = frozenset(
-    {
-        aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default,
-        aten._unsafe_view.default, aten.reshape.default, aten.expand.default, aten.unsqueeze.default,
-        aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.slice.Tensor,
-        aten.select.int, aten.clone.default, aten.alias.default, aten.detach.default,
-        aten._to_copy.default, torch.ops.prims.convert_element_type.default,
-        aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
-    }
-)  # fmt: skip
+# Ops that only show the same numbers in another layout, shape or dtype, or some of them.
+Ops = frozenset[object]
+PERMUTES: Ops = frozenset({aten.permute.default, aten.t.default, aten.transpose.int})
+RESHAPES: Ops = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default})
+ALIASES: Ops = frozenset({aten.alias.default, aten.detach.default})
+CONVERT = torch.ops.prims.convert_element_type.default
+CASTS: Ops = frozenset({aten._to_copy.default, CONVERT})
+_SPREADS = {
+    aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims,
+}  # fmt: skip
+_PARTS = {
+    aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default,
+    operator.getitem,
+}  # fmt: skip
+# Views of all of a tensor: what lies in memory is the tensor below.
+LAYOUTS: Ops = PERMUTES | RESHAPES | ALIASES | _SPREADS
+VIEWS: Ops = LAYOUTS | CASTS | _PARTS | {aten.squeeze.default, aten.clone.default}
 # Picking rows by number: the weights of the experts that a token goes to.
 GATHERS: frozenset[object] = frozenset({aten.index.Tensor, aten.index_select.default})
 
@@ -67,7 +74,7 @@ def argument_node(node: Node, position: int) -> Node:
 
 def value_of(node: Node) -> Tensor:
     """Return the fake tensor that stands for what `node` computes; of several results, the first."""
-    value = node.meta.get("val")
+    value = meta.value(node)
     if isinstance(value, (tuple, list)):
         value = next((item for item in value if item is not None), None)
     assert isinstance(value, Tensor), f"{node.name} has no tensor value"

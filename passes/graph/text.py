@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from qgraph.compat import meta
 from qgraph.passes.graph.places import frame_module, module_path
 
 _SHORT = {
@@ -41,10 +42,8 @@ def _line(node: Node, modules: Mapping[str, str], frame: str) -> str:
         if not callable(node.target) or hasattr(node.target, "_schema")
         else node.target.__name__
     )
-    half = {"is_backward": "backward", "is_forward": "forward"}.get(
-        str(node.meta.get("partitioner_tag")), ""
-    )
-    comment = "  ".join(part for part in (half, module_path(node, modules, frame)) if part)
+    place = (meta.half(node), module_path(node, modules, frame))
+    comment = "  ".join(part for part in place if part)
     line = f"{node.name}: {_type(node)} = {target.removesuffix('.default')}({', '.join(arguments)})"
     return f"{line}  # {comment}" if comment else line
 
@@ -58,7 +57,7 @@ def _argument(value: object) -> str:
 
 
 def _type(node: Node) -> str:
-    value = node.meta.get("val")
+    value = meta.value(node)
     if isinstance(value, (list, tuple)):
         return f"({len(value)} values)"
     if not isinstance(value, Tensor):

@@ -20,9 +20,13 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from qgraph import ops
-from qgraph.passes.graph.edit import add_node, aten
-from qgraph.passes.graph.targets import sizes_of, value_of
-from qgraph.passes.halves.saved import (
+from qgraph.compat import meta
+from qgraph.passes.graph.edit import add_node
+from qgraph.passes.graph.quantizer import QUANTIZERS, Quantizer
+from qgraph.passes.graph.targets import aten, sizes_of, value_of
+from qgraph.passes.seeds import own_seed
+from qgraph.passes.sites.processes import Processes
+from qgraph.passes.sites.saved import (
     Base,
     SavedTensor,
     ancestry,
@@ -30,40 +34,36 @@ from qgraph.passes.halves.saved import (
     find_bases,
     own_format,
 )
-from qgraph.passes.sites.find import GraphFacts
-from qgraph.policy import StashRule, Stored
+from qgraph.passes.step import Step
+from qgraph.policy import Stored
 
 _SHORT = 16
 _SITES = 1 << 24  # of saved tensors, away from those of operands
 
 
-def stash(
-    forward: Graph, backward: Graph, results: int, rules: Sequence[StashRule], facts: GraphFacts
-) -> list[SavedTensor]:
-    """Rewrite both graphs in place as `rules` say; return every saved tensor.
-
-    `forward` gives `results` results, then what it saves; `backward` has a placeholder of the same
-    name for each of these.
-    """
+def stash(step: Step) -> None:
+    """Rewrite both halves as the policy's stash says; the step then knows every saved tensor."""
+    if step.halves is None or not step.policy.stash:
+        return
+    forward, backward, results = step.halves.forward, step.halves.backward, step.halves.results
+    facts, processes = step.facts, step.facts.processes
     holders = {n.name: n for n in backward.find_nodes(op="placeholder")}
     parents = ancestry(forward, facts, _differentiable(forward, backward))
-    report: list[SavedTensor] = []
     replaced: dict[Node, list[Node]] = {}
     for index, base in enumerate(find_bases(forward, results, facts)):
-        stored, reason = decide_saved(base, rules, parents)
+        stored, reason = decide_saved(base, step.policy.stash, parents)
         packed = None
         if stored is not None:
-            packed = _pack(forward, base.node, stored, _SITES + index)
+            packed = _pack(forward, base.node, stored, _SITES + index, processes)
             _unpack(backward, base, packed, holders)
             replaced |= dict.fromkeys(base.views, packed.parts)
-        report.append(_entry(base, stored, reason, packed))
+        step.saved.append(_entry(base, stored, reason, packed))
     _replace_outputs(forward, results, replaced)
     for node in replaced:
-        if not node.users and node.target is ops.fake_quant:
+        if not node.users and node.target in QUANTIZERS:
             forward.erase_node(node)
     forward.lint()
     backward.lint()
-    return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,12 @@ class _Packed:
     steps: Sequence[tuple[object, list[int]]] = ()  # from that shape to its own
 
 
-def _pack(graph: Graph, node: Node, stored: Stored, site: int) -> _Packed:
-    own = own_format(node)
-    if own is not None and own == stored.format:
-        return _pack_quantized(graph, node)
+def _pack(
+    graph: Graph, node: Node, stored: Stored, site: int, processes: Processes | None
+) -> _Packed:
+    quantizer = Quantizer.read(node)
+    if quantizer is not None and own_format(node) == stored.format:
+        return _pack_quantized(graph, node, quantizer)
     value, text = value_of(node), str(stored.format)
     strides = value.stride()
     order = sorted(range(value.dim()), key=lambda axis: (-strides[axis], axis))
@@ -92,24 +94,26 @@ def _pack(graph: Graph, node: Node, stored: Stored, site: int) -> _Packed:
         if order != [*range(value.dim())]:
             laid = add_node(graph, aten.permute.default, (node, order), like=node)
         laid = add_node(graph, aten.reshape.default, (laid, rows), like=node)
-        noise: tuple[Any, ...] = (None, 0)
-        if stored.draws:
-            noise = (_seed(graph), site)
-        found = add_node(
-            graph, ops.quantize, (laid, text, -1, *noise, str(stored.rounding)), like=node
+        quantizer = Quantizer(
+            source=laid,
+            format=text,
+            axis=-1,
+            seed=own_seed(graph, processes) if stored.draws else None,
+            site=site if stored.draws else 0,
+            rounding=str(stored.rounding),
         )
+        found = quantizer.write(graph, like=node, target=ops.quantize)
         parts = _pick(graph, found)
     back = [order.index(axis) for axis in range(value.dim())]
     steps = [(aten.reshape.default, inner), (aten.permute.default, back)]
     return _Packed(parts=parts, shape=rows, text=text, axis=-1, steps=steps)
 
 
-def _pack_quantized(graph: Graph, node: Node) -> _Packed:
+def _pack_quantized(graph: Graph, node: Node, quantizer: Quantizer) -> _Packed:
     """Take a quantizer apart: its codes are saved, and what they are worth is used as before."""
-    arguments: Any = node.args
-    source, text, axis, *noise = arguments
+    text, axis = quantizer.format, quantizer.axis
     with graph.inserting_before(node):
-        found = add_node(graph, ops.quantize, (source, text, axis, *noise[:3]), like=node)
+        found = quantizer.write(graph, like=node, target=ops.quantize)
         parts = _pick(graph, found)
         shape = sizes_of(node)
         worth = add_node(
@@ -127,7 +131,7 @@ def _unpack(graph: Graph, base: Base, packed: _Packed, holders: Mapping[str, Nod
     with graph.inserting_before(first):
         for part in packed.parts:
             parts.append(graph.placeholder(part.name))
-            parts[-1].meta |= {key: part.meta[key] for key in ("val",)}
+            meta.set_value(parts[-1], meta.value(part))
     order = {node: i for i, node in enumerate(graph.nodes)}
     users = [user for node in names for user in holders[node.name].users]
     like = min(users, key=order.__getitem__)
@@ -159,10 +163,10 @@ def _replace_outputs(graph: Graph, results: int, replaced: dict[Node, list[Node]
         parts = replaced.get(value, [value]) if isinstance(value, Node) else [value]
         saved += [part for part in parts if part not in saved or not isinstance(part, Node)]
     output.args = ((*values[:results], *saved),)
-    described = output.meta.get("desc")
+    described = meta.description(output)
     if described is not None and len(described) > results:
         kind = type(described[results])
-        output.meta["desc"] = [*described[:results], *map(kind, range(len(saved)))]
+        meta.describe(output, [*described[:results], *map(kind, range(len(saved)))])
 
 
 def _columns(inner: list[int], stored: Stored) -> int:
@@ -183,21 +187,8 @@ def _pick(graph: Graph, node: Node) -> list[Node]:
     for index, word in enumerate(("codes", "scales", "scale")):
         name = f"stashed_{node.name}_{word}"
         parts.append(graph.create_node("call_function", operator.getitem, (node, index), name=name))
-        parts[-1].meta = {**node.meta, "val": node.meta["val"][index]}
+        meta.copy_but_value(parts[-1], node, meta.value(node)[index])
     return parts
-
-
-def _seed(graph: Graph) -> Node:
-    found: Node | None = next(iter(graph.find_nodes(op="call_function", target=ops.seed)), None)
-    if found is not None:
-        return found
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    mode = next(v.fake_mode for n in graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode"))
-    with graph.inserting_before(first):
-        seed = graph.call_function(ops.seed, ())
-    with mode:
-        seed.meta["val"] = ops.seed()
-    return seed
 
 
 def _differentiable(forward: Graph, backward: Graph) -> set[str]:
@@ -211,7 +202,7 @@ def _differentiable(forward: Graph, backward: Graph) -> set[str]:
 def _entry(base: Base, stored: Stored | None, reason: str, packed: _Packed | None) -> SavedTensor:
     value = value_of(base.node)
     size = prod(sizes_of(base.node)) * value.dtype.itemsize
-    parts: list[Tensor] = [part.meta["val"] for part in packed.parts] if packed else []
+    parts: list[Tensor] = [meta.value(part) for part in packed.parts] if packed else []
     own = own_format(base.node)
     return SavedTensor(
         module=base.module,

@@ -8,19 +8,17 @@ the graph's views of its result were captured for another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch.fx import Graph
 
 from qgraph.passes.graph.edit import add_node
 from qgraph.passes.graph.targets import argument_node, aten, value_of
-from qgraph.passes.plan import Plan
+from qgraph.passes.step import Step
 
 
-def keep_layout(graph: Graph, plans: Sequence[Plan]) -> None:
+def keep_layout(step: Step) -> None:
     """Copy the quantized operands of each convolution whose result was captured contiguous."""
-    for plan in plans:
+    graph = step.graph
+    for plan in step.plans:
         node = plan.site.node
         if plan.site.op != "conv" or not plan.operands or not value_of(node).is_contiguous():
             continue

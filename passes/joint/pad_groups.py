@@ -9,19 +9,19 @@ Zeros between them change no sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from qgraph import ops
 from qgraph.passes.graph.edit import add_node, wrap_operand
 from qgraph.passes.graph.targets import argument_node, is_grouped
 from qgraph.passes.plan import Plan, summed_multiple
+from qgraph.passes.step import Step
 
 
-def pad_groups(graph: Graph, plans: Sequence[Plan]) -> None:
+def pad_groups(step: Step) -> None:
     """Pad both operands of each quantized product that sums over the rows of a group."""
-    for plan in plans:
+    graph = step.graph
+    for plan in step.plans:
         node = plan.site.node
         multiple = summed_multiple(plan.operands)
         if not is_grouped(node) or plan.site.role != "wgrad" or multiple == 1:

@@ -20,12 +20,15 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.formats import parse_format
 from qgraph.ops.codes import takes
 from qgraph.ops.native import MAX_SUMMED, native_kind
-from qgraph.passes.graph.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
+from qgraph.passes.graph.edit import add_item, add_node, erase_unused
+from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
+from qgraph.passes.step import Step
 
 aten = torch.ops.aten
 _Codes = dict[tuple[object, ...], tuple[Node, Node]]
@@ -41,28 +44,26 @@ class Source:
     recompute: object  # what the partitioner was told of the quantization, if anything
 
 
-def lower_native(graph: Graph, plans: Sequence[Plan], *, always: bool = False) -> tuple[Plan, ...]:
-    """Replace products by native ones where there are any; return the plans, saying what each became.
-
-    With `always`, also where native products are known to be slower than emulation.
-    """
+def lower_native(step: Step) -> None:
+    """Replace products by native ones where there are any; the plans say what each became."""
+    if step.target == "emulate":
+        return
+    always = step.target == "native-always"
     kinds = [
         ("", []) if plan.status != "quantized" or plan.lowering else _kind(plan, always)
-        for plan in plans
+        for plan in step.plans
     ]
     both = _read_both_ways([source for _, sources in kinds for source in sources])
     made: _Codes = {}
     found = []
-    for plan, (kind, sources) in zip(plans, kinds, strict=True):
-        lowering = plan.lowering
+    for plan, (kind, sources) in zip(step.plans, kinds, strict=True):
         if sources:
-            _replace(graph, plan, kind, sources, both, made)
-            lowering = f"native {kind}"
-        elif kind:
-            lowering = f"emulated: {kind}"
-        found.append(replace(plan, lowering=lowering))
-    erase_unused(graph, LEFT_OVER)
-    return tuple(found)
+            node = _replace(step.graph, plan, kind, sources, both, made)
+            found.append(replace(plan, lowering=f"native {kind}", lowered=node))
+        else:
+            found.append(replace(plan, lowering=f"emulated: {kind}") if kind else plan)
+    step.plans = tuple(found)
+    erase_unused(step.graph, LEFT_OVER)
 
 
 def _read_both_ways(sources: Sequence[Source]) -> set[tuple[Node, str]]:
@@ -84,7 +85,7 @@ def _replace(
     sources: Sequence[Source],
     both: set[tuple[Node, str]],
     made: _Codes,
-) -> None:
+) -> Node:
     """Put the product of codes in the place of a product, and make the codes that are not there yet."""
     product = plan.site.node
     with graph.inserting_before(product):
@@ -98,6 +99,7 @@ def _replace(
         new = add_node(graph, ops.scaled_mm, args, like=product)
     product.replace_all_uses_with(new)
     graph.erase_node(product)
+    return new
 
 
 def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
@@ -110,9 +112,8 @@ def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
     for first, axis in ((0, -1), (2, -2)) if both else ((0, source.axis),):
         parts = [add_item(graph, stored, first + i, product) for i in (0, 1)]
         found[base, axis, text] = (parts[0], parts[1])
-    if source.recompute is not None:
-        for node in (stored, *stored.users):
-            node.meta["recompute"] = source.recompute
+    for node in (stored, *stored.users):
+        meta.keep_alike(node, source.recompute)
     return found
 
 
@@ -139,14 +140,15 @@ def _kind(plan: Plan, always: bool) -> tuple[str, list[Source]]:
         return f"no native product that sums more than {MAX_SUMMED} codes", []
     sources = []
     for operand in site.operands:
-        quantized, order = below_permutes(argument_node(product, operand.argument))
-        if quantized.target is not ops.fake_quant or len(quantized.args) > 3:
+        node, axis = quantizer_of(argument_node(product, operand.argument), operand.axis)
+        quantizer = Quantizer.read(node)
+        if quantizer is None or not quantizer.plain:
             return "no native product of operands that are rotated or rounded at random", []
         source = Source(
-            base=argument_node(quantized, 0),
-            axis=order[operand.axis] - len(order),
-            format=str(quantized.args[1]),
-            recompute=quantized.meta.get("recompute"),
+            base=quantizer.source,
+            axis=axis,
+            format=quantizer.format,
+            recompute=meta.kept_or_not(node),
         )
         sources.append(source)
     return kind, sources

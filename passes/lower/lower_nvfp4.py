@@ -19,9 +19,11 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.ops.native import why_no_nvfp4
 from qgraph.ops.packed import FORMATS
-from qgraph.passes.graph.edit import LEFT_OVER, add_item, add_node, below_permutes, erase_unused
+from qgraph.passes.graph.edit import add_item, add_node, erase_unused
+from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
+from qgraph.passes.step import Step
 
 aten = torch.ops.aten
 _POINTS = 16
@@ -40,32 +42,37 @@ class Side:
     site: int
 
 
-def lower_nvfp4(graph: Graph, plans: Sequence[Plan]) -> tuple[Plan, ...]:
-    """Replace NVFP4 products on a GPU by products of codes; return the plans, saying what each became."""
+def lower_nvfp4(step: Step) -> None:
+    """Replace NVFP4 products on a GPU by products of codes; the plans say what each became."""
+    if step.target == "emulate":
+        return
+    graph = step.graph
     chosen: list[tuple[Node, Side, Side]] = []
-    found: list[Plan] = []
-    for plan in plans:
-        lowering = plan.lowering
+    lowerings: list[str] = []
+    for plan in step.plans:
+        lowerings.append(plan.lowering)
         if _speaks_of(plan):
             first, second = (_side(plan.site.node, operand) for operand in plan.site.operands)
             reason = _refusal(plan)
             if not reason and first is not None and second is not None:
                 chosen.append((plan.site.node, first, second))
-                lowering = "native nvfp4"
+                lowerings[-1] = "native nvfp4"
             else:
-                lowering = f"emulated: {reason or _OTHERWISE}"
-        found.append(replace(plan, lowering=lowering))
-    packed = _pack(graph, chosen)
+                lowerings[-1] = f"emulated: {reason or _OTHERWISE}"
+    packed, made = _pack(graph, chosen), dict[Node, Node]()
     for product, *both in chosen:
         bias = argument_node(product, 0) if product.target is aten.addmm.default else None
         with graph.inserting_before(product):
             parts = [part for side in both for part in packed[side]]
             args = (*parts, bias, value_of(product).dtype)
-            new = add_node(graph, ops.nvfp4_mm, args, like=product)
+            made[product] = new = add_node(graph, ops.nvfp4_mm, args, like=product)
         product.replace_all_uses_with(new)
         graph.erase_node(product)
+    step.plans = tuple(
+        replace(plan, lowering=lowering, lowered=made.get(plan.site.node))
+        for plan, lowering in zip(step.plans, lowerings, strict=True)
+    )
     erase_unused(graph, LEFT_OVER)
-    return tuple(found)
 
 
 _OTHERWISE = "no native product of these roundings or rotations"
@@ -92,24 +99,21 @@ def _refusal(plan: Plan) -> str:
 
 def _side(product: Node, operand: Any) -> Side | None:
     """Return how an operand of a product is quantized, or None where `pack` does not do it."""
-    node, order = below_permutes(argument_node(product, operand.argument))
-    axis = order[operand.axis] - len(order)
-    signs, output = "", "bf16"
-    arguments: list[Any] = list(node.args)
-    if node.target is ops.rotate_quant:
-        base, signs, output, text, _, *tail = arguments
-        if len(signs) != _POINTS:
-            return None
-    elif node.target is ops.fake_quant:
-        base, text, _, *tail = arguments
-    else:
+    node, axis = quantizer_of(argument_node(product, operand.argument), operand.axis)
+    found = Quantizer.read(node)
+    if found is None or (found.signs and len(found.signs) != _POINTS):
         return None
-    defaults: tuple[Any, ...] = (None, 0, None, None)
-    seed, site, rounding, amax = (*tail, *defaults[len(tail) :])
-    drawn = "stochastic" if seed is not None else "nearest"
-    if rounding not in (None, drawn) or amax is not None or value_of(base).dim() != 2:
+    if found.rounding is not None or found.amax is not None or value_of(found.source).dim() != 2:
         return None
-    return Side(base=base, axis=axis, format=text, signs=signs, output=output, seed=seed, site=site)
+    return Side(
+        base=found.source,
+        axis=axis,
+        format=found.format,
+        signs=found.signs,
+        output=found.output,
+        seed=found.seed,
+        site=found.site,
+    )
 
 
 def _pack(

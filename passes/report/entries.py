@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qgraph.errors import PolicyError
-from qgraph.passes.halves.saved import SavedTensor
+from qgraph.passes.graph.places import lookups
 from qgraph.passes.plan import Plan, Status
+from qgraph.passes.sites.saved import SavedTensor
+from qgraph.passes.step import Step
 from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
 
 
@@ -76,14 +78,15 @@ class Report:
         every = [tensor for group in self.saved.values() for tensor in group]
         return sum(t.bytes for t in every), sum(t.stored for t in every)
 
-    def add(
-        self, plans: Sequence[Plan], frame: int | None = None, lookups: Iterable[str] = ()
-    ) -> None:
-        """Take the products of one rewritten graph, of the frame of that number, and its lookups."""
+    def add(self, step: Step, frame: int | None = None) -> None:
+        """Take what became of one rewritten graph, of the frame of that number."""
         self.graphs += 1
-        self.lookups |= {*lookups}
+        self.lookups |= {*lookups(step.graph, step.facts.modules)}
+        self.checked += step.checked
+        self.observed += step.observed
+        self.not_observed += step.not_observed
         seen: dict[tuple[str, str, str], int] = {}
-        for entry in map(make_entry, plans):
+        for entry in map(make_entry, step.plans):
             key = (entry.module, entry.role, entry.op)
             seen[key] = seen.get(key, -1) + 1
             self.products[(frame, *key, seen[key])] = entry

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from torch.fx import Node
 
+from qgraph.compat import meta
 from qgraph.passes.graph.targets import PRODUCTS, VIEWS, argument_node, aten
 
 _STEPS = 24  # how far from a product its softmax may be
@@ -35,7 +36,7 @@ def attention_product(node: Node, first: int) -> str:
 
 
 def _is_softmax(node: Node) -> bool:
-    return not _SOFTMAX.isdisjoint((str(node.target), str(node.meta.get("original_aten"))))
+    return not _SOFTMAX.isdisjoint((str(node.target), str(meta.origin(node))))
 
 
 def _reaches_softmax(start: Node, neighbours: Callable[[Node], Iterable[Node]]) -> bool:

@@ -3,7 +3,7 @@
 A site is one product: its role, its module, what its operands are and the axis it sums over.
 In the backward, the operand that depends on a tangent is the grad_output. The other is the
 weight if it comes from a parameter through views and casts, otherwise what the forward
-product of the same `seq_nr` took: its input, or its lhs or rhs when no parameter is involved.
+product of the same sequence number took: its input, or its lhs or rhs when no parameter is involved.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from math import prod
 import torch
 from torch.fx import Graph, Node
 
+from qgraph.compat import meta
 from qgraph.passes.graph.operand import Operand
 from qgraph.passes.graph.places import block_of, frame_module, module_path
 from qgraph.passes.graph.targets import (
@@ -70,6 +71,9 @@ class Site:
     flops: int
     dtype: str
     unsupported: str = ""  # why qgraph cannot quantize it, or nothing
+    sequence: object = (
+        None  # what a product of the forward has in common with those of its backward
+    )
 
     @property
     def operand_kinds(self) -> tuple[str, ...]:
@@ -128,7 +132,7 @@ def _computed_weights(graph: Graph, parameters: frozenset[str]) -> set[Node]:
 
 
 def _is_backward(node: Node, late: set[Node]) -> bool:
-    return node.meta.get("partitioner_tag") == "is_backward" or node in late
+    return meta.half(node) == "backward" or node in late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,7 @@ def _product(
     first = PRODUCTS[node.target]
     sources = [argument_node(node, first), argument_node(node, first + 1)]
     weights = [_weight(source, facts.parameters) for source in sources]
-    sequence = node.meta.get("seq_nr")
+    sequence = meta.sequence(node)
     left, right = map(value_of, sources)
     pair = forward.get(sequence)
     made = [source if source in computed else None for source in sources]
@@ -286,9 +290,8 @@ def _elsewhere(node: Node) -> Describe | None:
 
 
 def _plain(node: Node, late: set[Node], op: str, flops: int, reason: str) -> Site:
-    value = next(
-        (n.meta["val"] for n in node.all_input_nodes if hasattr(n.meta.get("val"), "dtype")), None
-    )
+    values = map(meta.value, node.all_input_nodes)
+    value = next((found for found in values if hasattr(found, "dtype")), None)
     return Site(
         node=node,
         number=0,
@@ -308,7 +311,10 @@ def _plain(node: Node, late: set[Node], op: str, flops: int, reason: str) -> Sit
 def _place(site: Site, number: int, facts: GraphFacts, frame: str) -> Site:
     module = module_path(site.node, facts.modules, frame)
     block, count = block_of(module, facts.blocks)
-    return replace(site, number=number, module=module, block=block, block_count=count)
+    return replace(
+        site, number=number, module=module, block=block, block_count=count,
+        sequence=meta.sequence(site.node),
+    )  # fmt: skip
 
 
 def _short(dtype: torch.dtype) -> str:

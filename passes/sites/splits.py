@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch.fx import Node
 
 from qgraph.errors import PolicyError
-from qgraph.passes.graph.targets import argument_node, aten, size_hint, value_of
+from qgraph.passes.graph.targets import ALIASES, CASTS, argument_node, aten, size_hint, value_of
 from qgraph.passes.sites.find import Site
 from qgraph.passes.sites.processes import Processes, Split
 from qgraph.policy import OperandPolicy
@@ -35,11 +34,11 @@ class Parts:
 def parts_of(sites: Sequence[Site], processes: Processes) -> list[tuple[Parts | None, ...]]:
     """Return for each site which of its operands are in parts."""
     weights = {
-        site.node.meta.get("seq_nr"): found
+        site.sequence: found
         for site in sites
         if site.role == "fprop" and (found := _split_weight(site, processes)) is not None
     }
-    return [_parts(site, weights.get(site.node.meta.get("seq_nr")), processes) for site in sites]
+    return [_parts(site, weights.get(site.sequence), processes) for site in sites]
 
 
 Found = tuple[Split | None, str]  # of a weight: its split, and which side of fprop it cuts
@@ -63,12 +62,7 @@ def _split_weight(site: Site, processes: Processes) -> Found | None:
     return None
 
 
-_FOLLOWED = frozenset(
-    {
-        aten.permute.default, aten.t.default, aten.alias.default, aten.detach.default,
-        aten.clone.default, aten._to_copy.default, torch.ops.prims.convert_element_type.default,
-    }
-)  # fmt: skip
+_FOLLOWED = ALIASES | CASTS | {aten.permute.default, aten.t.default, aten.clone.default}
 
 
 def _below(node: Node, axes: list[int]) -> tuple[Node, list[int]]:

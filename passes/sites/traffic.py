@@ -11,6 +11,7 @@ from collections import Counter
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from qgraph.compat import meta
 from qgraph.passes.graph.places import block_of, frame_module, module_path
 from qgraph.passes.graph.targets import VIEWS
 from qgraph.passes.sites.find import GraphFacts, find_sites
@@ -54,7 +55,7 @@ def _blocks(graph: Graph, facts: GraphFacts) -> dict[Node, int | None]:
         found[node] = block_of(path, facts.blocks)[0]
         if path == frame:
             above = [b for source in node.all_input_nodes if (b := found[source]) is not None]
-            latest = min if _half(node) == "is_backward" else max  # the backward runs from the end
+            latest = min if meta.half(node) == "backward" else max  # the backward runs from the end
             found[node] = latest(above, default=None)
     return found
 
@@ -70,14 +71,10 @@ def _kernels(work: list[Node]) -> dict[Node, Node]:
 
     for node in work:
         for source in map(_below_views, node.all_input_nodes):
-            if source in first and _half(source) == _half(node):
+            if source in first and meta.half(source) == meta.half(node):
                 one, other = find(source), find(node)
                 first[other] = one
     return {node: find(node) for node in work}
-
-
-def _half(node: Node) -> object:
-    return node.meta.get("partitioner_tag")
 
 
 def _below_views(node: Node) -> Node:
@@ -94,12 +91,12 @@ def _readers(node: Node) -> list[Node]:
 
 
 def _is_table(node: Node, facts: GraphFacts) -> bool:
-    value = node.meta.get("val")
+    value = meta.value(node)
     return node.name in facts.parameters and isinstance(value, Tensor) and value.dim() > 1
 
 
 def _bytes(node: Node) -> int:
-    value = node.meta.get("val")
+    value = meta.value(node)
     if not isinstance(value, Tensor):
         return 0
     return int(value.numel()) * value.element_size()

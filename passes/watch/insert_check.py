@@ -2,47 +2,44 @@
 
     fake_quant(x, f, axis)  ->  check(fake_quant(x, f, axis), x, ..., place)
 
-The check passes its first argument on. It goes in last, when the ops are those that run.
+The check passes its first argument on. It goes in when the ops are those that run.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch.fx import Graph, Node
 
 from qgraph import ops
 from qgraph.passes.graph.edit import add_node
+from qgraph.passes.graph.quantizer import Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node
-from qgraph.passes.plan import Plan
-from qgraph.passes.watch.verify import quantizer_of
+from qgraph.passes.step import Step
+from qgraph.passes.wanted import quantized_operands
 
 
-def insert_check(graph: Graph, plans: Sequence[Plan], number: int) -> int:
-    """Insert a check behind each quantization; return how many. `number` tells graphs apart."""
+def insert_check(step: Step) -> None:
+    """Insert a check behind each quantizer, where the step asks for it; native products have none."""
+    if not step.watch.check:
+        return
     places: dict[Node, str] = {}
-    for plan in plans:
-        if plan.lowering.startswith("native"):
+    for plan in step.plans:
+        if plan.lowered is not None:
             continue  # there is no quantized tensor to look at
-        for operand, wanted in zip(plan.site.operands, plan.operands, strict=False):
-            if wanted.format is None:
-                continue
+        for _, operand, _ in quantized_operands(plan):
             source = argument_node(plan.site.node, operand.argument)
-            node, _ = quantizer_of(source, operand.axis)
             words = f"{plan.site.role} of '{plan.site.module}': its {operand.kind}"
-            places.setdefault(node, words)
+            places.setdefault(quantizer_of(source, operand.axis)[0], words)
     for count, (node, words) in enumerate(places.items()):
         # A product may stand in a module more than once.
-        _insert(graph, node, f"{words} ({node.name}, operand {count})", number)
-    return len(places)
+        place = f"{words} ({node.name}, operand {count})"
+        _insert(step.graph, node, place, step.watch.check)
+    step.checked = len(places)
 
 
 def _insert(graph: Graph, node: Node, place: str, number: int) -> None:
-    turns = node.target is ops.rotate_quant  # its signs and output stand before the format
-    head = node.args[1:3] if turns else ("", "")
-    tail = node.args[3:] if turns else node.args[1:]
-    rest = (None, 0, None, None)[len(tail) - 2 :]  # seed, site, rounding, amax
-    args = (node, node.args[0], *head, *tail, *rest, number, place)
+    quantizer = Quantizer.read(node)
+    assert quantizer is not None, "the graph was verified"
+    args = (node, quantizer.source, *quantizer.watched, number, place)
     with graph.inserting_after(node):
         checked = add_node(graph, ops.checked, args, like=node)
     node.replace_all_uses_with(checked, delete_user_cb=lambda user: user is not checked)

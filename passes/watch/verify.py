@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from qgraph import ops
 from qgraph.errors import GraphError
-from qgraph.passes.graph.edit import below_permutes
 from qgraph.passes.graph.operand import Operand
+from qgraph.passes.graph.quantizer import Quantizer, Rotation, quantizer_of, rounding_text
 from qgraph.passes.graph.targets import argument_node, value_of
-from qgraph.passes.joint.insert_fake_quant import axis_is_free
-from qgraph.passes.joint.insert_gradient import gradients
-from qgraph.passes.joint.insert_hadamard import signs_of
 from qgraph.passes.plan import Plan
+from qgraph.passes.step import Step
+from qgraph.passes.wanted import axis_is_free, gradients, signs_of
 from qgraph.policy import HIGH, OperandPolicy
 
-aten = torch.ops.aten
+_STORES = (ops.quantize, ops.quantize_both, ops.pack)
 
 
-def verify(graph: Graph, plans: Sequence[Plan]) -> None:
-    """Check `graph` against `plans`.
+def verify(step: Step) -> None:
+    """Check the graph against the plans of the step.
 
     Raises: GraphError naming the product, the operand and what it should read.
     """
-    graph.lint()
-    for plan in plans:
+    step.graph.lint()
+    for plan in step.plans:
         wanted = plan.operands or (HIGH,) * len(plan.site.operands)
-        for operand, policy in zip(plan.site.operands, wanted, strict=True):
-            _check(plan, operand, policy)
-    for forward, _, policy, backward, _ in gradients(plans):
+        for index, (operand, policy) in enumerate(zip(plan.site.operands, wanted, strict=True)):
+            if plan.lowered is None:
+                _check(plan, operand, policy)
+            else:
+                _check_codes(plan, plan.lowered, index, policy)
+    for forward, _, policy, backward, _ in gradients(step.plans):
         _check_gradient(forward, policy, backward)
 
 
+def _where(plan: Plan, operand: Operand) -> str:
+    return f"{plan.site.node.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind}"
+
+
 def _check_gradient(forward: Plan, policy: OperandPolicy, backward: Plan) -> None:
-    product = backward.site.node
+    product = backward.site.node if backward.lowered is None else backward.lowered
     expected = (str(policy.format), str(policy.gradient))
     for user in product.users:
         found = (user.args[2], user.args[4]) if user.target is ops.quant_backward else ()
@@ -48,13 +51,12 @@ def _check_gradient(forward: Plan, policy: OperandPolicy, backward: Plan) -> Non
 
 
 def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
-    product = plan.site.node
+    product, where = plan.site.node, _where(plan, operand)
     source = argument_node(product, operand.argument)
-    where = f"{product.name} ({plan.site.role} of '{plan.site.module}'): its {operand.kind}"
     if value_of(source).dtype != value_of(product).dtype:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
     base, along = quantizer_of(source, operand.axis) if policy.changes else (source, 0)
-    *found, axis = _describe(base)
+    found, axis = _describe(base)
     expected = _expect(policy, plan.site.number)
     if found != expected:
         raise GraphError(
@@ -67,14 +69,16 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
         )
 
 
-def quantizer_of(operand: Node, axis: int) -> tuple[Node, int]:
-    """Return the node below what only lays `operand` out, and the axis (negative) that `axis` is there."""
-    if operand.target is aten.clone.default:
-        operand = argument_node(operand, 0)
-    base, order = below_permutes(operand)
-    if base.target is aten.reshape.default:  # one axis for batch and positions
-        return argument_node(base, 0), -1
-    return base, order[axis] - len(order)
+def _check_codes(plan: Plan, product: Node, index: int, policy: OperandPolicy) -> None:
+    """Check an operand of a product that multiplies codes: what stored them, and that it did so."""
+    per_side = 3 if product.target is ops.nvfp4_mm else 2
+    stored = argument_node(argument_node(product, index * per_side), 0)
+    texts = [arg for arg in stored.args if isinstance(arg, str)]
+    if stored.target not in _STORES or str(policy.format) not in texts:
+        raise GraphError(
+            f"{_where(plan, plan.site.operands[index])} reads codes of "
+            f"{stored.target}({', '.join(texts)}), the plan says {policy.format}"
+        )
 
 
 def _expect(policy: OperandPolicy, number: int) -> list[object]:
@@ -85,34 +89,18 @@ def _expect(policy: OperandPolicy, number: int) -> list[object]:
         expected += ["redrawn"] if turned.signs == "step" else []
     if policy.format is None:
         return expected
-    return [*expected, str(policy.format), _rounding(str(policy.rounding), policy.draws)]
+    rounding = rounding_text(str(policy.rounding), drawn=policy.draws)
+    return [*expected, str(policy.format), rounding]
 
 
-def _describe(node: Node) -> tuple[object, ...]:
-    """Return what `node` does to its argument, in the order of `_expect`, and its axis last."""
-    if node.target is ops.hadamard:
-        _, signs, axis, output, *redrawn = node.args
-        return (signs, output, *(["redrawn"] if redrawn else []), axis)
-    if node.target is ops.rotate_quant:
-        _, signs, output, text, axis, *tail = node.args
-        return (signs, output, text, _rounding_of(tail), axis)
-    if node.target is ops.fake_quant:
-        _, text, axis, *tail = node.args
-        source = argument_node(node, 0)
-        below = _describe(source)[:-1] if source.target is ops.hadamard else ()
-        return (*below, text, _rounding_of(tail), axis)
-    return (None,)
-
-
-def _rounding_of(tail: Sequence[object]) -> str:
-    """Return the rounding that the arguments after the axis ask for."""
-    seed = tail[0] if tail else None
-    rounding = tail[2] if len(tail) > 2 else None
-    usual = "nearest" if seed is None else "stochastic"
-    return _rounding(str(rounding or usual), seed is not None)
-
-
-def _rounding(mode: str, drawn: bool) -> str:
-    if mode.startswith("stochastic") == drawn:
-        return mode
-    return f"{mode} with random scales" if drawn else f"{mode} without random bits"
+def _describe(node: Node) -> tuple[list[object], int | None]:
+    """Return what `node` does to its argument, in the order of `_expect`, and its axis."""
+    if (rotation := Rotation.read(node)) is not None:
+        redrawn = ["redrawn"] if rotation.seed is not None else []
+        return [rotation.signs, rotation.output, *redrawn], rotation.axis
+    if (quantizer := Quantizer.read(node)) is None:
+        return [], None
+    turned: list[object] = [quantizer.signs, quantizer.output] if quantizer.signs else []
+    if Rotation.read(quantizer.source) is not None:
+        turned = _describe(quantizer.source)[0]
+    return [*turned, quantizer.format, quantizer.rounds], quantizer.axis

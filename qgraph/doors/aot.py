@@ -21,13 +21,21 @@ from torch._functorch.aot_autograd import (
 from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
-from qgraph.doors.attention import take_attention_apart
 from qgraph.doors.decompositions import decompositions
-from qgraph.doors.facts import Outline, graph_facts
+from qgraph.doors.facts import Outline, graph_facts, rewrite_model
 from qgraph.doors.partition import Partitioner
 from qgraph.errors import ModelError
-from qgraph.passes import GraphFacts, Report, SavedTensor
-from qgraph.policy import Policy
+from qgraph.passes import (
+    GraphFacts,
+    Report,
+    SavedTensor,
+    Site,
+    Step,
+    Target,
+    find_sites,
+    run_passes,
+)
+from qgraph.policy import Policy, load_policy
 
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
 _FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
@@ -44,6 +52,16 @@ class Capture:
     joint: Any  # torch's JointWithDescriptors
     facts: GraphFacts
     parameters: tuple[str, ...]
+    policy: Policy  # it was captured for: what is quantized is taken apart
+
+    def step(self, policy: Policy | None = None, target: Target = "emulate") -> Step:
+        """Return what passes rewrite, under `policy` or the one it was captured for."""
+        return Step(graph=self.graph, policy=policy or self.policy, facts=self.facts, target=target)
+
+    def products(self) -> tuple[Site, ...]:
+        """Return every product of the graph, in graph order; each is a node of its own from now on."""
+        run_passes(self.step(), ["split"])
+        return find_sites(self.graph, self.facts)
 
     @property
     def graph(self) -> Graph:
@@ -64,8 +82,8 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
     with _without_cache(model):
         module = _capture_module(model, dict(inputs))
         outline = Outline.of(model)
-        if policy is not None:
-            take_attention_apart(module, policy, outline)
+        chosen = load_policy("high") if policy is None else policy
+        rewrite_model(module, chosen, outline)
         with ExitStack() as stack:
             joint = aot_export_joint_with_descriptors(
                 stack, module, (), dict(inputs), decompositions=decompositions()
@@ -74,7 +92,13 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
     facts = graph_facts(
         graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), outline
     )
-    return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
+    return Capture(
+        module=module,
+        joint=joint,
+        facts=facts,
+        parameters=_own_names(model, module),
+        policy=chosen,
+    )
 
 
 def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:

@@ -13,7 +13,7 @@ from qgraph.doors.aot import capture, saved_tensors
 from qgraph.doors.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering
-from qgraph.passes import Report, find_sites, graph_text, lookups, rewrite
+from qgraph.passes import Report, find_sites, graph_text, names_of, run_passes
 from qgraph.policy import Policy, check_blocks, check_parts
 
 _CONVERTED: WeakKeyDictionary[nn.Module, Conversion] = WeakKeyDictionary()
@@ -78,8 +78,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
-    plans = rewrite(captured.graph, policy, captured.facts, until="recompute")
-    report.add(plans, lookups=lookups(captured.graph, captured.facts.modules))
+    report.add(run_passes(captured.step(), (*names_of("joint"), "verify")))
     if policy.stash:
         report.saved[None] = saved_tensors(captured, policy)
     # A model of nothing but products qgraph cannot quantize is reported; this is about the rules.

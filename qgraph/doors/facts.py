@@ -8,9 +8,20 @@ from typing import Any
 from weakref import ref
 
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
-from qgraph.passes import GraphFacts, block_of, find_sites, stacks_of
+from qgraph.compat import meta
+from qgraph.passes import (
+    GraphFacts,
+    Step,
+    find_sites,
+    frame_module,
+    module_path,
+    names_of,
+    run_passes,
+    stacks_of,
+)
+from qgraph.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +70,6 @@ def _is_matrix(value: nn.Parameter) -> bool:
     return value.numel() > max(value.shape, default=1)  # [1, 1, 32] is a token or a scale
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A module as the policy sees it before there is a graph."""
-
-    module: str
-    block: int | None
-    block_count: int | None
-    op: str = "linear"
-    role: str = "fprop"
-    operand_kinds: tuple[str, ...] = ("input", "weight")
-
-    @classmethod
-    def at(cls, name: str, blocks: dict[str, int]) -> Layer:
-        """Return the module called `name`."""
-        block, count = block_of(name, blocks)
-        return cls(module=name, block=block, block_count=count)
-
-
 def graph_facts(
     graph: Graph, is_parameter: Callable[[Node], bool], outline: Outline | None
 ) -> GraphFacts:
@@ -90,12 +83,31 @@ def graph_facts(
     )
 
 
+def rewrite_model(module: GraphModule, policy: Policy, outline: Outline | None) -> None:
+    """Run the passes of the stage `model` on what Dynamo captured, before autograd."""
+    graphs = [part for part in module.modules() if isinstance(part, GraphModule)]
+    modules = outline.modules if outline else {}
+    blocks = (
+        outline.blocks
+        if outline
+        else stacks_of(
+            module_path(node, modules, frame_module(part.graph, modules))
+            for part in graphs
+            for node in part.graph.nodes
+        )
+    )
+    facts = GraphFacts(parameters=frozenset(), blocks=blocks, modules=modules)
+    for part in graphs:
+        run_passes(Step(graph=part.graph, policy=policy, facts=facts), names_of("model"))
+        part.recompile()
+
+
 def input_index(node: Node) -> int | None:
     """Return which of the captured function's inputs a placeholder is, if AOTAutograd says.
 
     Of a tensor in parts on several processes, the placeholder of this process's part counts.
     """
-    found: Any = node.meta.get("desc")
+    found: Any = meta.description(node)
     while getattr(found, "attr", "") == "_local_tensor":
         found = found.base
     return getattr(found, "idx", None)

@@ -11,8 +11,7 @@ from functorch.compile import min_cut_rematerialization_partition
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule
 
-from qgraph.errors import GraphError, QGraphError
-from qgraph.passes import GraphFacts, Report, stash
+from qgraph.passes import GraphFacts, Halves, Report, Step, names_of, run_passes
 from qgraph.policy import Policy
 
 
@@ -37,18 +36,12 @@ class Partitioner(CustomPartitionerFn):
         if not self.policy.stash:
             return forward, backward
         start = time.perf_counter()
-        try:
-            self.report.saved[self.frame] = stash(
-                forward.graph,
-                backward.graph,
-                kwargs["num_fwd_outputs"],
-                self.policy.stash,
-                self.facts(gm.graph),
-            )
-        except QGraphError:
-            raise
-        except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
-            raise GraphError(f"the stash failed on this graph: {error!r}") from error
+        halves = Halves(
+            forward=forward.graph, backward=backward.graph, results=kwargs["num_fwd_outputs"]
+        )
+        facts = self.facts(gm.graph)
+        step = Step(graph=gm.graph, policy=self.policy, facts=facts, halves=halves)
+        self.report.saved[self.frame] = run_passes(step, names_of("halves")).saved
         forward.recompile()
         backward.recompile()
         self.report.pass_seconds += time.perf_counter() - start

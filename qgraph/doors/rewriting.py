@@ -22,22 +22,21 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, GraphModule
 
-from qgraph.doors.attention import take_attention_apart
 from qgraph.doors.cache_key import cache_key
 from qgraph.doors.decompositions import decompositions
-from qgraph.doors.facts import Outline, graph_facts, input_index
+from qgraph.doors.facts import Outline, graph_facts, input_index, rewrite_model
 from qgraph.doors.parallel import Meshes, name_splits
 from qgraph.doors.partition import Partitioner
-from qgraph.errors import GraphError, QGraphError, QGraphWarning
+from qgraph.errors import QGraphWarning
 from qgraph.passes import (
     GraphFacts,
     Processes,
     Report,
+    Step,
     Target,
-    insert_check,
-    insert_observe,
-    lookups,
-    rewrite,
+    Watch,
+    names_of,
+    run_passes,
 )
 from qgraph.policy import Policy
 
@@ -63,7 +62,7 @@ def make_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
-        take_attention_apart(module, policy, outline)
+        rewrite_model(module, policy, outline)
         frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
         times[part] += 1
@@ -172,23 +171,13 @@ class Rewrite(CustomGraphPass):
         """Rewrite a joint graph in place, and report it."""
         start = time.perf_counter()
         facts = self.facts(graph)
-        try:
-            plans = rewrite(graph, self.policy, facts, target=self.target)
-        except QGraphError:
-            raise
-        except Exception as error:  # Dynamo takes some errors for a reason to run eagerly
-            raise GraphError(f"a pass failed on this graph: {error!r}") from error
-        if self.check:
-            self.report.checked += insert_check(graph, plans, self.check)
-        if self.outline is not None and self.outline.observe is not None:
-            recorder, products = self.outline.observe
-            seen, unseen = insert_observe(graph, plans, recorder, products=products)
-            self.report.observed += seen
-            self.report.not_observed += unseen
-        self.report.add(plans, self.frame, lookups(graph, facts.modules))
+        watch = Watch(check=self.check, recorder=self.outline.observe if self.outline else None)
+        step = Step(graph=graph, policy=self.policy, facts=facts, target=self.target, watch=watch)
+        run_passes(step, names_of("joint", "lower", "watch"))
+        self.report.add(step, self.frame)
         self.report.pass_seconds += time.perf_counter() - start
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
-        left = {plan.reason for plan in plans if plan.status in ("unmatched", "unsupported")}
+        left = {plan.reason for plan in step.plans if plan.status in ("unmatched", "unsupported")}
         if left and self.policy.quantizes and not self.report.quantized:
             warnings.warn(
                 f"policy {self.policy.name}: nothing is quantized so far: {'; '.join(sorted(left))}",

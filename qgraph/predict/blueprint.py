@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 from qgraph.doors.aot import Capture, capture
-from qgraph.doors.facts import Layer
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
-from qgraph.passes import GraphFacts
+from qgraph.passes import GraphFacts, Layer
 from qgraph.policy import Policy
 from qgraph.policy.match import first_match
 
@@ -53,9 +52,7 @@ class Blueprint:
             blocks={**found.facts.blocks, self.stack: self.size},
             modules=modules,
         )
-        return Capture(
-            module=found.module, joint=found.joint, facts=facts, parameters=found.parameters
-        )
+        return replace(found, facts=facts)
 
     def _whole(self, path: str) -> str:
         number = _block_number(path, self.stack)

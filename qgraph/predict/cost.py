@@ -15,15 +15,20 @@ from typing import Any
 from torch.fx import Node
 
 from qgraph.ops.devices import Device, Kind
-from qgraph.passes import Plan, part_of, plan_sites
-from qgraph.passes.graph.edit import below_permutes
-from qgraph.passes.graph.targets import argument_node, aten, sizes_of
+from qgraph.passes import (
+    RESHAPES,
+    Plan,
+    argument_node,
+    below_permutes,
+    part_of,
+    plan_sites,
+    sizes_of,
+)
 from qgraph.policy import OperandPolicy, Policy, check_blocks
 from qgraph.predict.shapes import Step
 from qgraph.predict.speed import native_kind, speed_of, stored_kind
 
 HIGH_BYTES = 2  # bf16
-_RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default})
 # AdamW: master, m, v and gradient in fp32 are read; the first three and bf16 weights written.
 _OPTIMIZER = 30
 
@@ -202,7 +207,7 @@ def _quantized_bytes(plans: Sequence[Plan], device: Device) -> float:
 
 def _below_reshapes(node: Node) -> Node:
     """Return what a node shows in another shape: q, k and v reshape one input each for itself."""
-    while node.op == "call_function" and node.target in _RESHAPES:
+    while node.op == "call_function" and node.target in RESHAPES:
         node = argument_node(node, 0)
     return node
 

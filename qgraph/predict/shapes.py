@@ -20,19 +20,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 
 from qgraph.doors.aot import Capture, capture
-from qgraph.doors.attention import quantizes_attention
-from qgraph.doors.facts import Layer
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
 from qgraph.passes import (
+    VIEWS,
+    Layer,
     Site,
     block_of,
     elementwise_traffic,
-    find_sites,
     module_path,
-    split_products,
+    quantizes_attention,
 )
-from qgraph.passes.graph.targets import VIEWS
 from qgraph.policy import Policy, load_policy_text
 
 _DTYPE = torch.bfloat16
@@ -125,8 +123,7 @@ def _capture(make: Make, config: Any, apart: bool, batch: int, length: int) -> S
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         captured = capture(model, inputs, load_policy_text(_APART) if apart else None)
-        split_products(captured.graph)
-        sites = find_sites(captured.graph, captured.facts)
+        sites = captured.products()
         traffic = elementwise_traffic(captured.graph, captured.facts)
         saved = tuple(_saved(captured, sites))
     blocks = max((site.block_count or 0 for site in sites), default=0)

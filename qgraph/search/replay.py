@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +17,8 @@ from torch.fx import Graph, Interpreter, Node
 
 from qgraph.doors.aot import Capture, capture
 from qgraph.errors import ModelError
-from qgraph.passes import GraphFacts, Plan, Site, find_sites, split_products
-from qgraph.passes.joint.insert_fake_quant import insert_fake_quant
-from qgraph.passes.joint.insert_hadamard import insert_hadamard
-from qgraph.passes.joint.keep_layout import keep_layout
-from qgraph.passes.joint.split_products import split_bias
-from qgraph.policy import HIGH, Policy
+from qgraph.passes import GraphFacts, Plan, Site, find_sites, open_plans, run_passes
+from qgraph.policy import Policy
 
 
 class Replay:
@@ -41,11 +38,7 @@ class Replay:
         model.train(training)
         self.graph: Graph = self._captured.graph
         self.facts: GraphFacts = self._captured.facts
-        split_products(self.graph)
-        sites = find_sites(self.graph, self.facts)
-        split_bias(
-            self.graph, [Plan(site=s, status="quantized", operands=(HIGH, HIGH)) for s in sites]
-        )
+        self._run(open_plans(self._captured.products()), ("bias",))
         self.sites: tuple[Site, ...] = find_sites(self.graph, self.facts)
         self._original = {site.node: site.node.args for site in self.sites}
         (self._output,) = self.graph.find_nodes(op="output")
@@ -116,8 +109,7 @@ class Replay:
         """
         before = {plan.site.node: plan.site.node.args for plan in plans}
         known = set(self.graph.nodes)
-        for insert in (insert_hadamard, insert_fake_quant, keep_layout):
-            insert(self.graph, plans)
+        self._run(plans, ("rotate", "quantize", "layout"))
         new = [node for node in self.graph.nodes if node not in known or node in before]
         try:
             yield new
@@ -139,6 +131,9 @@ class Replay:
         finally:
             for node, arguments in now.items():
                 node.args = arguments
+
+    def _run(self, plans: Sequence[Plan], names: Sequence[str]) -> None:
+        run_passes(replace(self._captured.step(), plans=tuple(plans)), names)
 
     @property
     def parameters(self) -> dict[str, Node]:

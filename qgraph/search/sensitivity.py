@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qgraph import ops
 from qgraph.formats import parse_format
 from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
 from qgraph.ops import cpu
-from qgraph.passes import Plan, Site
-from qgraph.passes.graph.targets import argument_node, is_grouped
+from qgraph.passes import Plan, Quantizer, Site, argument_node, is_grouped, quantizer_of
 from qgraph.search.candidates import Candidate
 from qgraph.search.replay import Replay
 
@@ -166,9 +164,11 @@ def _local(replay: Replay, unit: Unit, candidate: Candidate, seed: int) -> Effec
         plan = Plan(site=site, status="quantized", operands=candidate.operands(site.operand_kinds))
         with replay.quantized([plan]) as new:
             changed = replay.rerun(new, stop=site.node)
-            for kind, source, node in _quantizers(site):
-                before = changed if source in changed else replay.values
-                _operand_statistics(effect, kind, before[source], changed[node], node)
+            for kind, node, quantizer in _quantizers(site):
+                before = changed if quantizer.source in changed else replay.values
+                _operand_statistics(
+                    effect, kind, before[quantizer.source], changed[node], quantizer
+                )
         result, exact = _main(changed[site.node]), _main(replay.values[site.node])
         error += _square(result - exact)
         size += _square(exact)
@@ -177,24 +177,24 @@ def _local(replay: Replay, unit: Unit, candidate: Candidate, seed: int) -> Effec
     return effect
 
 
-def _quantizers(site: Site) -> Iterator[tuple[str, Node, Node]]:
-    """Yield each operand's kind, what is quantized, and the node that quantizes it."""
+def _quantizers(site: Site) -> Iterator[tuple[str, Node, Quantizer]]:
+    """Yield each quantized operand's kind, the node that quantizes it, and what it does."""
     for operand in site.operands:
-        node = argument_node(site.node, operand.argument)
-        while node.target is not ops.fake_quant and node.all_input_nodes:
-            node = node.all_input_nodes[0]
-        if node.target is ops.fake_quant:
-            yield operand.kind, argument_node(node, 0), node
+        node, _ = quantizer_of(argument_node(site.node, operand.argument), operand.axis)
+        if (quantizer := Quantizer.read(node)) is not None:
+            yield operand.kind, node, quantizer
 
 
-def _operand_statistics(effect: Effect, kind: str, x: Tensor, q: Tensor, node: Node) -> None:
+def _operand_statistics(
+    effect: Effect, kind: str, x: Tensor, q: Tensor, quantizer: Quantizer
+) -> None:
     x, q = x.float(), q.float()
     noise, power = _square(x - q), _square(x)
     effect.sqnr[kind] = 10 * math.log10(power / noise) if noise and power else math.inf
     nonzero = x != 0
     count = max(1, int(nonzero.sum()))
     effect.underflow[kind] = int((nonzero & (q == 0)).sum()) / count
-    fmt, axis = parse_format(str(node.args[1])), int(node.args[2])  # type: ignore[arg-type]
+    fmt, axis = parse_format(quantizer.format), quantizer.axis
     effect.clipped[kind] = 0.0
     if not fmt.scale.random and fmt.scale.range.kind != "delayed":
         kernels = cpu.KERNELS if cpu.supports(x) else REFERENCE
@@ -216,7 +216,7 @@ def _estimate_loss(replay: Replay, effect: Effect, site: Site, change: Tensor) -
 def _output_gradient(replay: Replay, site: Site, change: Tensor) -> Tensor | None:
     """Return the gradient of a forward product's result, as one of its backward products read it."""
     for other in replay.sites:
-        if other.role == "fprop" or other.node.meta.get("seq_nr") != site.node.meta.get("seq_nr"):
+        if other.role == "fprop" or other.sequence != site.sequence:
             continue
         for operand in other.operands:
             value = replay.values[argument_node(other.node, operand.argument)]

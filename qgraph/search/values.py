@@ -15,14 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from qgraph import ops
 from qgraph.doors.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.numerics import dequantize, encode, quantize
-from qgraph.passes import Plan, rewrite
-from qgraph.passes.graph.targets import argument_node
-from qgraph.passes.watch.verify import quantizer_of
+from qgraph.passes import Plan, Quantizer, argument_node, names_of, quantizer_of, run_passes
 from qgraph.policy import Policy
 
 BINS = 56
@@ -62,7 +59,7 @@ def measure_values(
     Raises: ModelError if the model cannot be captured as one graph, or has no scalar output.
     """
     captured = capture(model, inputs, policy)
-    plans = rewrite(captured.graph, policy, captured.facts, until="share")
+    plans = run_passes(captured.step(), names_of("joint", until="share")).plans
     recorder = _Recorder(captured.joint.graph_module)
     with torch.no_grad():
         recorder.run(*_arguments(captured, inputs))
@@ -119,9 +116,9 @@ class _Recorder(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        if n.target is ops.fake_quant:
-            source, text, axis = self.fetch_args_kwargs_from_env(n)[0][:3]
-            self.found[n.name] = describe_values(source, result, parse_format(text), axis)
+        if (quantizer := Quantizer.read(n)) is not None:
+            source, fmt = self.env[quantizer.source], parse_format(quantizer.format)
+            self.found[n.name] = describe_values(source, result, fmt, quantizer.axis)
         return result
 
 

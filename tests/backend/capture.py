@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from qgraph import ops
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts
-from qgraph.passes import Plan, Report, graph_text, rewrite
+from qgraph.passes import Plan, Report, Step, graph_text, names_of, run_passes
 from qgraph.policy import Policy
 
 QUANTIZERS = (ops.fake_quant, ops.rotate_quant)
@@ -71,8 +71,9 @@ def _backend(policy: Policy, trace: Trace, outline: Outline) -> Callable[..., An
 
         def transform(graph: Graph) -> None:
             facts = graph_facts(graph, lambda node: _index(node) in parameters, outline)
-            plans = rewrite(graph, policy, facts)
-            trace.report.add(plans)
+            step = Step(graph=graph, policy=policy, facts=facts)
+            plans = run_passes(step, names_of("joint", "lower", "watch")).plans
+            trace.report.add(step)
             trace.plans.append(plans)
             trace.texts.append(graph_text(graph))
             for plan in plans:

@@ -14,7 +14,7 @@ from qgraph.doors.convert import analyze
 from qgraph.errors import ModelError, PolicyError
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_model
-from qgraph.passes import rewrite
+from qgraph.passes import names_of, run_passes
 from qgraph.policy import load_policy, load_policy_text
 
 
@@ -30,7 +30,7 @@ def test_both_doors_compute_the_same_bits() -> None:
     first.loss.backward()
     captured = capture(model, inputs)
     assert len(captured.parameters) == len(list(model.parameters()))
-    rewrite(captured.graph, policy, captured.facts)
+    run_passes(captured.step(policy), names_of("joint", "lower", "watch"))
     run = compile_capture(captured)
     torch.manual_seed(1)
     second = run(**inputs)

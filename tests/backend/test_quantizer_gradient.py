@@ -15,13 +15,11 @@ from qgraph import numerics, ops
 from qgraph.errors import GraphError
 from qgraph.formats import parse_format, parse_gradient
 from qgraph.passes import report_text
-from qgraph.passes.pipeline import rewrite
-from qgraph.passes.watch.verify import verify
 from qgraph.policy import load_policy_text
 from tests.backend.capture import interpret
 from tests.backend.mlp import MLP
 from tests.backend.reference import take_step
-from tests.passes.graphs import captured
+from tests.passes.graphs import captured, rewrite, verify
 
 HEAD = """
 qgraph: 1
@@ -150,7 +148,7 @@ def test_verify_refuses_a_gradient_that_passes_straight_through() -> None:
         HEAD + "- {match: {op: linear}, fprop: {input: {format: narrow, gradient: clipped}}}"
     )
     graph = found.graph
-    plans = rewrite(graph, policy, found.facts, until="verify")
+    plans = rewrite(graph, policy, found.facts)
     node = next(iter(graph.find_nodes(op="call_function", target=ops.quant_backward)))
     product = node.args[0]
     assert isinstance(product, Node)

@@ -14,9 +14,7 @@ import qgraph
 from qgraph.doors.aot import Capture, capture
 from qgraph.errors import PolicyError, QGraphWarning
 from qgraph.numerics import fake_quant
-from qgraph.passes import Report, find_sites
-from qgraph.passes.joint.split_products import split_products
-from qgraph.passes.plan import plan_sites
+from qgraph.passes import Report, run_passes
 from qgraph.passes.report.table import operand_text
 from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
 from qgraph.policy.groups import GROUPS
@@ -32,7 +30,7 @@ def captured() -> Capture:
     """The training step of a Llama of three blocks."""
     ids = token_batch()
     found = capture(make_llama(num_hidden_layers=3), {"input_ids": ids, "labels": ids})
-    split_products(found.graph)
+    found.products()
     return found
 
 
@@ -50,8 +48,8 @@ def in_order(words: str) -> list[str]:
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_the_page_says_what_the_report_says(recipe: str, captured: Capture) -> None:
     policy = load_policy(recipe)
-    report, facts = Report(policy=policy), captured.facts
-    report.add(plan_sites(find_sites(captured.graph, facts), policy, facts))
+    report = Report(policy=policy)
+    report.add(run_passes(captured.step(policy), ["plan"]))
     assert not unused_rules(policy, report.entries)
     seen = set()
     for entry in report.entries:

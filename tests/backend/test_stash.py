@@ -13,7 +13,7 @@ import qgraph
 from qgraph import numerics
 from qgraph.doors.aot import capture, compile_capture
 from qgraph.formats import parse_format
-from qgraph.passes import Report, report_json, report_text, rewrite
+from qgraph.passes import Report, names_of, report_json, report_text, run_passes
 from qgraph.policy import Policy, load_policy, load_policy_text
 
 HEAD = "qgraph: 1\nname: p\nrules: [{match: {}, keep: high}]\n"
@@ -257,7 +257,7 @@ def test_both_doors_store_the_same() -> None:
         assert torch.allclose(one, two, rtol=1e-5, atol=1e-4)
     model = Chain()
     captured = capture(model, {"x": x}, chosen)
-    rewrite(captured.graph, chosen, captured.facts)
+    run_passes(captured.step(), names_of("joint", "lower", "watch"))
     run = compile_capture(captured, chosen)
     run(x=x).pow(2).sum().backward()
     assert all(map(torch.equal, map(_grad, model.parameters()), found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 import qgraph
 from qgraph.doors.aot import capture
 from qgraph.errors import ModelError
-from qgraph.passes import Report, insert_check, rewrite
+from qgraph.passes import Report, Watch, names_of, run_passes
 from qgraph.policy import load_policy
 from tests.backend.zoo import Entry, make_entry
 
@@ -62,9 +62,8 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
         captured.joint.graph_module = copy.deepcopy(module)
         captured.joint._aot_state.fw_metadata = copy.copy(metadata)
         report = Report(policy=load_policy(recipe))
-        plans = rewrite(captured.graph, report.policy, captured.facts)
-        report.checked += insert_check(captured.graph, plans, next(_NUMBERS))
-        report.add(plans)
+        rewriting = replace(captured.step(report.policy), watch=Watch(check=next(_NUMBERS)))
+        report.add(run_passes(rewriting, names_of("joint", "lower", "watch")))
         captured.joint.graph_module.recompile()
         compiled = aot_compile_joint_with_descriptors(
             captured.joint, partition_fn=min_cut_rematerialization_partition

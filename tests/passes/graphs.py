@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph
 
 from qgraph.doors.aot import Capture, capture
-from qgraph.policy import Policy, load_policy_text
+from qgraph.passes import GraphFacts, Plan, Step, Target, names_of, run_passes
+from qgraph.policy import Policy, load_policy, load_policy_text
 
 HEAD = """
 qgraph: 1
@@ -62,3 +64,23 @@ def captured(
     """Return the joint graph of `model` on one input of `shape`."""
     inputs: Mapping[str, Any] = {"x": torch.randn(shape, dtype=dtype)}
     return capture(model.to(dtype), inputs)
+
+
+def rewrite(
+    graph: Graph,
+    policy: Policy,
+    facts: GraphFacts,
+    until: str | None = None,
+    target: Target = "emulate",
+) -> tuple[Plan, ...]:
+    """Run the passes on a joint graph, as the doors do; with `until` no further than that one."""
+    step = Step(graph=graph, policy=policy, facts=facts, target=target)
+    names = names_of("joint", "lower", "watch", until=until)
+    return run_passes(step, names).plans
+
+
+def verify(graph: Graph, plans: Sequence[Plan]) -> None:
+    """Hold a graph against plans, as the pass does."""
+    facts = GraphFacts(parameters=frozenset())
+    step = Step(graph=graph, policy=load_policy("high"), facts=facts, plans=tuple(plans))
+    run_passes(step, ["verify"])

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qgraph.doors.aot import capture
-from qgraph.passes import graph_text, rewrite
-from tests.passes.graphs import policy
+from qgraph.passes import graph_text
+from tests.passes.graphs import policy, rewrite
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICY = policy("""

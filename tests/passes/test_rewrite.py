@@ -13,12 +13,9 @@ from torch.fx import Graph, Node
 
 from qgraph import ops
 from qgraph.errors import GraphError, PolicyError
-from qgraph.passes import graph_text, plan_sites, rewrite
-from qgraph.passes.pipeline import PASSES
-from qgraph.passes.sites.find import find_sites
-from qgraph.passes.watch.verify import verify
+from qgraph.passes import graph_text, names_of, run_passes
 from qgraph.policy import load_policy
-from tests.passes.graphs import Blocks, Shared, captured, policy
+from tests.passes.graphs import Blocks, Shared, captured, policy, rewrite, verify
 
 ALL = """
   - match: {op: linear}
@@ -107,13 +104,14 @@ def test_nearest_rounding_draws_no_seed() -> None:
 )
 def test_every_recipe_verifies_after_each_pass(recipe: str) -> None:
     found = captured(Blocks(), (16, 32))
-    plans = plan_sites(find_sites(found.graph, found.facts), load_policy(recipe))
-    for name, step in PASSES:
-        step(found.graph, plans)
-        if name not in ("bias", "groups", "gradients", "rotate"):
-            verify(found.graph, plans)
-    if recipe != "high":
-        assert any(plan.status == "quantized" for plan in plans)
+    step = found.step(load_policy(recipe))
+    verified = 0
+    for name in names_of("joint", "lower", "watch"):
+        run_passes(step, [name])
+        if any(n.target in (ops.fake_quant, ops.rotate_quant) for n in found.graph.nodes):
+            verify(found.graph, step.plans)
+            verified += 1
+    assert (verified > 5) == (recipe != "high")
 
 
 def test_ragged_sizes_are_noted_or_kept() -> None:

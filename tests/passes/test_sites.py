@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from qgraph.passes import find_sites, split_products, stacks_of
+from qgraph.passes import find_sites, stacks_of
 from qgraph.passes.graph.places import module_path
 from tests.passes.graphs import Blocks, Shared, captured
 
@@ -112,8 +112,7 @@ def test_convolutions_are_listed_with_both_gradients() -> None:
             return torch.sum(self.second(self.first(x).relu()))
 
     found = captured(Picture(), (2, 3, 8, 8))
-    split_products(found.graph)
-    sites = find_sites(found.graph, found.facts)
+    sites = found.products()
     assert Counter((s.module, s.role) for s in sites) == {
         ("first", "fprop"): 1, ("first", "wgrad"): 1,
         ("second", "fprop"): 1, ("second", "dgrad"): 1, ("second", "wgrad"): 1,

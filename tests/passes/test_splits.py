@@ -12,9 +12,9 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.doors.aot import capture
 from qgraph.errors import PolicyError
-from qgraph.passes import Processes, Split, rewrite
-from qgraph.passes.graph.edit import below_permutes
+from qgraph.passes import Processes, Split, below_permutes
 from qgraph.policy import Policy, load_policy_text
+from tests.passes.graphs import rewrite
 
 HEAD = """
 qgraph: 1

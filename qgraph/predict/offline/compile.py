@@ -16,7 +16,7 @@ from qgraph import ops
 from qgraph.errors import ModelError
 from qgraph.ops.chips import Chip
 from qgraph.ops.gpu import Launch
-from qgraph.passes import Report, graph_text, module_path, rewrite
+from qgraph.passes import Report, graph_text, module_path, names_of, run_passes
 from qgraph.passes.report.entries import Entry
 from qgraph.policy import Policy
 from qgraph.predict.blueprint import Blueprint, draw
@@ -104,7 +104,8 @@ def compile_step(
     move_to_gpu(captured.graph)
     report = Report(policy=policy)
     with standing_in(chip):
-        report.add(rewrite(captured.graph, policy, captured.facts, target="native"))
+        step = captured.step(target="native")
+        report.add(run_passes(step, names_of("joint", "lower", "watch")))
     sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
     kernels: list[Kernel] = []
     compiler = _Compiler(

@@ -11,6 +11,7 @@ from qgraph.formats import parse_format, parse_rounding
 from qgraph.ops import codes, gpu, packed
 from qgraph.ops.chips import Chip
 from qgraph.ops.gpu import Launch
+from qgraph.passes import Quantizer
 from qgraph.predict.offline.machine_code import MachineCode, compile_kernel
 
 NOT_FUSED = "the definition runs, op by op: neither compiled nor counted here"
@@ -29,21 +30,24 @@ def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
         return (packed.product_launch(value.shape, other.shape, dtype, bias is not None),), ""
     if node.target in (ops.quantize, ops.quantize_both):
         return _codes(node.target is ops.quantize_both, value, *arguments[1:])
-    signs, output = "", "bf16"
-    if node.target is ops.rotate_quant:
-        signs, output = arguments.pop(1), arguments.pop(1)
-    elif node.target is not ops.fake_quant:
+    quantizer = Quantizer.read(node)
+    if quantizer is None or node.target is ops.observed_quant:
         return (), NOT_FUSED
-    _, text, axis, *tail = arguments
-    defaults: tuple[Any, ...] = (None, 0, None, None)
-    seed, _, rounding, amax = (*tail, *defaults[len(tail) :])
-    fmt, random = parse_format(text), seed is not None and rounding in (None, "stochastic")
-    mode = parse_rounding(rounding or ("stochastic" if random else "nearest"))
+    signs, axis, fmt = quantizer.signs, quantizer.axis, parse_format(quantizer.format)
+    random = quantizer.seed is not None and quantizer.rounding in (None, "stochastic")
+    mode = parse_rounding(quantizer.rounding or ("stochastic" if random else "nearest"))
     if not gpu.fuses(fmt, mode) or (signs and not gpu.rotates(signs, value.shape[axis])):
         return (), NOT_FUSED
     by_column = axis % value.dim() == value.dim() - 2
     found = gpu.fake_quant_launches(
-        value.shape, value.dtype, fmt, by_column, random, len(signs), output, amax is not None
+        value.shape,
+        value.dtype,
+        fmt,
+        by_column,
+        random,
+        len(signs),
+        quantizer.output,
+        quantizer.amax is not None,
     )
     return tuple(launch for launch in found if launch is not None), ""
 

@@ -1,4 +1,6 @@
-"""Taking fused attention apart, before its backward is captured, where a policy quantizes its products.
+"""Take fused attention apart, before its backward is captured, where a policy quantizes its products.
+
+    scaled_dot_product_attention(q, k, v)  ->  attention_in_parts(q, k, v)
 
 Only the call is replaced: masks, scale, grouped heads, dropout and the gradients are torch's own.
 """
@@ -10,32 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qgraph.doors.facts import Layer, Outline
-from qgraph.passes import frame_module, module_path, stacks_of
+from qgraph.passes.graph.places import Layer, frame_module, module_path
+from qgraph.passes.step import Step
 from qgraph.policy import ATTENTION, Policy, decide, products_of
 
 _FUSED = torch.nn.functional.scaled_dot_product_attention
 
 
-def take_attention_apart(module: GraphModule, policy: Policy, outline: Outline | None) -> None:
-    """Replace, in place, the fused attention of the modules whose qk or pv `policy` quantizes."""
-    if not policy.quantizes:
+def take_attention_apart(step: Step) -> None:
+    """Replace the fused attention of the modules whose qk or pv the policy quantizes."""
+    if not step.policy.quantizes:
         return
-    modules = outline.modules if outline else {}
-    graphs = [part for part in module.modules() if isinstance(part, GraphModule)]
-    calls = [
-        (graph, node, module_path(node, modules, frame_module(graph.graph, modules)))
-        for graph in graphs
-        for node in graph.graph.find_nodes(op="call_function", target=_FUSED)
-    ]
-    blocks = outline.blocks if outline else stacks_of(path for _, _, path in calls)
-    for graph, node, path in calls:
-        if quantizes_attention(policy, Layer.at(path, blocks)):
+    modules, frame = step.facts.modules, frame_module(step.graph, step.facts.modules)
+    for node in step.graph.find_nodes(op="call_function", target=_FUSED):
+        layer = Layer.at(module_path(node, modules, frame), step.facts.blocks)
+        if quantizes_attention(step.policy, layer):
             node.target = attention_in_parts
-            graph.recompile()
 
 
 def attention_in_parts(*args: Any, **kwargs: Any) -> Tensor:

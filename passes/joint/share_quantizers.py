@@ -8,30 +8,31 @@ quantizations have their own site number each, so they never meet here.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.passes.graph.edit import erase_unused
-from qgraph.passes.plan import Plan
+from qgraph.passes.graph.quantizer import QUANTIZERS
+from qgraph.passes.graph.targets import CONVERT, PERMUTES, RESHAPES
+from qgraph.passes.step import Step
 
-aten = torch.ops.aten
-_SHARED = frozenset(
-    {
-        ops.hadamard, ops.fake_quant, ops.shared_amax, ops.pad_rows, ops.pad_ends,
-        aten.permute.default, aten.t.default, aten.transpose.int,
-        aten.view.default, aten._unsafe_view.default, aten.reshape.default,
-        torch.ops.prims.convert_element_type.default,
-    }
-)  # fmt: skip
+_SHARED = (
+    QUANTIZERS
+    | PERMUTES
+    | RESHAPES
+    | {ops.hadamard, ops.shared_amax, ops.pad_rows, ops.pad_ends, CONVERT}
+)
 
 
-def share_quant(graph: Graph, plans: Sequence[Plan]) -> None:
+def share_quantizers(step: Step) -> None:
     """Merge equal views and quantizations, then drop what nothing reads any more."""
-    if not any(plan.operands for plan in plans):
+    if not any(plan.operands for plan in step.plans):
         return
+    graph = step.graph
     seen: dict[Hashable, Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target not in _SHARED:
@@ -40,7 +41,7 @@ def share_quant(graph: Graph, plans: Sequence[Plan]) -> None:
             node.target,
             _key(node.args),
             _key(tuple(node.kwargs.items())),
-            node.meta.get("recompute"),
+            meta.kept_or_not(node),
         )
         if (first := seen.setdefault(key, node)) is not node:
             node.replace_all_uses_with(first)

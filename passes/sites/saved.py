@@ -14,23 +14,17 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Graph, Node
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.passes.graph.places import block_of, frame_module, module_path
-from qgraph.passes.graph.targets import argument_node, aten, sizes_of
+from qgraph.passes.graph.quantizer import QUANTIZERS, Quantizer
+from qgraph.passes.graph.targets import LAYOUTS, argument_node, aten, sizes_of, value_of
 from qgraph.passes.sites.find import GraphFacts, find_sites
 from qgraph.policy import StashRule, Stored
 
-_VIEWS = frozenset(
-    {
-        aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default,
-        aten._unsafe_view.default, aten.reshape.default, aten.expand.default, aten.unsqueeze.default,
-        aten.squeeze.dim, aten.squeeze.dims, aten.alias.default, aten.detach.default,
-    }
-)  # fmt: skip
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -73,7 +67,7 @@ def saved_nodes(forward: Graph, results: int) -> list[Node]:
     (output,) = forward.find_nodes(op="output")
     values: Any = output.args[0]
     kept = (value for value in values[results:] if isinstance(value, Node))
-    return list(dict.fromkeys(n for n in kept if isinstance(n.meta.get("val"), Tensor)))
+    return list(dict.fromkeys(n for n in kept if meta.is_tensor(n)))
 
 
 def find_bases(forward: Graph, results: int, facts: GraphFacts) -> list[Base]:
@@ -106,7 +100,7 @@ def decide_saved(
     A tensor that is quantized already, to no more bits than the rule wants, is stored as its own
     codes: nothing is lost.
     """
-    value: Tensor = base.node.meta["val"]
+    value = value_of(base.node)
     size = prod(sizes_of(base.node))
     rule = next((r for r in rules if size >= r.min_size and r.match.matches(base)), None)
     if rule is None:
@@ -130,11 +124,10 @@ def decide_saved(
 
 def own_format(node: Node) -> BlockFormat | None:
     """Return the format a tensor is quantized to already, if its codes can be had again."""
-    if (
-        node.target is not ops.fake_quant or len(node.args) > 6
-    ):  # a seventh is a range of past steps
+    found = Quantizer.read(node)
+    if found is None or node.target not in QUANTIZERS or found.signs or found.amax is not None:
         return None
-    return parse_format(str(node.args[1]))
+    return parse_format(found.format)
 
 
 def ancestry(forward: Graph, facts: GraphFacts, differentiable: set[str]) -> dict[Node, str]:
@@ -159,7 +152,7 @@ def ancestry(forward: Graph, facts: GraphFacts, differentiable: set[str]) -> dic
 def _below_views(node: Node) -> tuple[Node, ...]:
     """Return the base of `node`, and the views that lead from it to `node`."""
     chain = [node]
-    while chain[0].op == "call_function" and chain[0].target in _VIEWS:
+    while chain[0].op == "call_function" and chain[0].target in LAYOUTS:
         (source, *others) = chain[0].all_input_nodes
         if others:  # a size of another tensor
             break
@@ -173,7 +166,7 @@ def _op(base: Node, products: dict[Node, str]) -> str:
     if _picks(base):
         sources = [argument_node(base, 0)]
     elif base.target is aten.add.Tensor:
-        vectors = [n for n in base.all_input_nodes if n.meta["val"].dim() <= 1]
+        vectors = [n for n in base.all_input_nodes if value_of(n).dim() <= 1]
         sources = [n for n in base.all_input_nodes if vectors and n not in vectors]
     for node in sources:
         below = _below_views(node)[0]

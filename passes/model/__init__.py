@@ -1,0 +1,1 @@
+"""Rewrites of the captured model before autograd, whose backward follows by itself."""
