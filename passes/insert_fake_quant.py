@@ -17,6 +17,7 @@ from qgraph import ops
 from qgraph.formats import Range
 from qgraph.passes.edit import add_node, wrap_operand
 from qgraph.passes.plan import Plan
+from qgraph.passes.seeds import drawn_in_forward, own_seed
 from qgraph.passes.sites import Site
 from qgraph.passes.splits import rows_are_cut, shares_range
 from qgraph.policy import OperandPolicy
@@ -24,7 +25,9 @@ from qgraph.policy import OperandPolicy
 
 def insert_fake_quant(graph: Graph, plans: Sequence[Plan]) -> None:
     """Insert a fake_quant before each operand that has a format."""
-    seed = _stream(graph, find_seed(graph, plans), plans)
+    seed = None
+    if any(plan.stochastic for plan in plans):
+        seed = own_seed(graph, plans[0].processes, in_forward=drawn_in_forward(plans))
     for plan in plans:
         for index, (operand, wanted) in enumerate(
             zip(plan.site.operands, plan.operands, strict=False)
@@ -106,51 +109,3 @@ def _tail(wanted: OperandPolicy, seed: Node | None, site: int) -> tuple[object, 
     if str(wanted.rounding) != usual:
         return (*drawn, str(wanted.rounding))
     return drawn if wanted.draws else ()
-
-
-def find_seed(graph: Graph, plans: Sequence[Plan]) -> Node | None:
-    """Return the node that draws the step's seed, added where a plan needs one; None without."""
-    if not any(plan.stochastic for plan in plans):
-        return None
-    for target in (ops.shared_seed, ops.seed):
-        found: Node | None = next(iter(graph.find_nodes(op="call_function", target=target)), None)
-        if found is not None:
-            return found
-    in_forward = any(plan.stochastic and plan.site.role == "fprop" for plan in plans)
-    seed = _insert_seed(graph, in_forward=in_forward)
-    processes = plans[0].processes
-    if processes is None or not processes.group:
-        return seed
-    return _after(graph, seed, ops.shared_seed, processes.group)
-
-
-def _stream(graph: Graph, seed: Node | None, plans: Sequence[Plan]) -> Node | None:
-    """Return the seed of this process's own random bits; signs are drawn from the common one."""
-    processes = plans[0].processes if plans else None
-    if seed is None or processes is None:
-        return seed
-    return _after(graph, seed, ops.stream, processes.stream)
-
-
-def _after(graph: Graph, seed: Node, target: object, argument: object) -> Node:
-    with graph.inserting_after(seed):
-        node = add_node(graph, target, (seed, argument), like=seed)
-    node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-    return node
-
-
-def _insert_seed(graph: Graph, *, in_forward: bool) -> Node:
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    mode = next(
-        node.meta["val"].fake_mode
-        for node in graph.nodes
-        if hasattr(node.meta.get("val"), "fake_mode")
-    )
-    with graph.inserting_before(first):
-        seed = graph.create_node("call_function", ops.seed, (), name="seed")
-    with mode:
-        seed.meta["val"] = ops.seed()
-    # One draw: recomputed in the backward it would be another, and the two halves would not agree.
-    seed.meta["partitioner_tag"] = "is_forward" if in_forward else "must_be_in_backward"
-    seed.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-    return seed

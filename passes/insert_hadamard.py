@@ -15,8 +15,8 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.numerics import TE_SIGNS, random_signs
 from qgraph.passes.edit import add_node, wrap_operand
-from qgraph.passes.insert_fake_quant import find_seed
 from qgraph.passes.plan import Plan
+from qgraph.passes.seeds import common_seed, drawn_in_forward
 from qgraph.policy import Transform
 
 _SIGNS = 1 << 30  # the sites that signs are drawn at: apart from those of codes
@@ -31,7 +31,8 @@ def insert_hadamard(graph: Graph, plans: Sequence[Plan]) -> None:
             signs = signs_of(wanted.transform, plan.site.number)
             tail: tuple[object, ...] = (wanted.transform.output,)
             if wanted.transform.signs == "step":
-                tail += (find_seed(graph, plans), _SIGNS + plan.site.number)
+                seed = common_seed(graph, plan.processes, in_forward=drawn_in_forward(plans))
+                tail += (seed, _SIGNS + plan.site.number)
 
             def call(
                 base: Node, axis: int, plan: Plan = plan, signs: str = signs,

@@ -21,6 +21,7 @@ from torch.fx import Graph, Node
 
 from qgraph import ops
 from qgraph.passes.edit import add_node, aten
+from qgraph.passes.processes import Processes
 from qgraph.passes.saved import (
     Base,
     SavedTensor,
@@ -29,6 +30,7 @@ from qgraph.passes.saved import (
     find_bases,
     own_format,
 )
+from qgraph.passes.seeds import own_seed
 from qgraph.passes.sites import GraphFacts
 from qgraph.passes.targets import sizes_of, value_of
 from qgraph.policy import StashRule, Stored
@@ -53,7 +55,7 @@ def stash(
         stored, reason = decide_saved(base, rules, parents)
         packed = None
         if stored is not None:
-            packed = _pack(forward, base.node, stored, _SITES + index)
+            packed = _pack(forward, base.node, stored, _SITES + index, facts.processes)
             _unpack(backward, base, packed, holders)
             replaced |= dict.fromkeys(base.views, packed.parts)
         report.append(_entry(base, stored, reason, packed))
@@ -77,7 +79,9 @@ class _Packed:
     steps: Sequence[tuple[object, list[int]]] = ()  # from that shape to its own
 
 
-def _pack(graph: Graph, node: Node, stored: Stored, site: int) -> _Packed:
+def _pack(
+    graph: Graph, node: Node, stored: Stored, site: int, processes: Processes | None
+) -> _Packed:
     own = own_format(node)
     if own is not None and own == stored.format:
         return _pack_quantized(graph, node)
@@ -94,7 +98,7 @@ def _pack(graph: Graph, node: Node, stored: Stored, site: int) -> _Packed:
         laid = add_node(graph, aten.reshape.default, (laid, rows), like=node)
         noise: tuple[Any, ...] = (None, 0)
         if stored.draws:
-            noise = (_seed(graph), site)
+            noise = (own_seed(graph, processes), site)
         found = add_node(
             graph, ops.quantize, (laid, text, -1, *noise, str(stored.rounding)), like=node
         )
@@ -185,19 +189,6 @@ def _pick(graph: Graph, node: Node) -> list[Node]:
         parts.append(graph.create_node("call_function", operator.getitem, (node, index), name=name))
         parts[-1].meta = {**node.meta, "val": node.meta["val"][index]}
     return parts
-
-
-def _seed(graph: Graph) -> Node:
-    found: Node | None = next(iter(graph.find_nodes(op="call_function", target=ops.seed)), None)
-    if found is not None:
-        return found
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    mode = next(v.fake_mode for n in graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode"))
-    with graph.inserting_before(first):
-        seed = graph.call_function(ops.seed, ())
-    with mode:
-        seed.meta["val"] = ops.seed()
-    return seed
 
 
 def _differentiable(forward: Graph, backward: Graph) -> set[str]:
