@@ -19,7 +19,7 @@ from qgraph import ops
 from qgraph.backend.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.formats import BlockFormat, parse_format
-from qgraph.numerics import dequantize, encode, quantize
+from qgraph.numerics import dequantize, encode, quantize, sqnr_db
 from qgraph.passes import Plan, rewrite
 from qgraph.passes.targets import argument_node
 from qgraph.passes.verify import quantizer_of
@@ -147,7 +147,7 @@ def describe_values(x: Tensor, y: Tensor, fmt: BlockFormat, axis: int) -> Values
         count=count,
         amax=float(wide.abs().max()) if count else 0.0,
         rms=math.sqrt(power / count) if count else 0.0,
-        sqnr=math.inf if error == 0 else 10 * math.log10(max(power, 1e-300) / error),
+        sqnr=sqnr_db(max(power, 1e-300), error),
         zeros=1 - some / count if count else 0.0,
         flushed=float(((y == 0) & nonzero).sum()) / some if some else 0.0,
         clipped=float(beyond.sum()) / some if some and scale is not None else 0.0,
