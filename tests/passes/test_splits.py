@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_what_is_saved_is_rounded_by_each_processs_own_bits_too(
     )
     forward, _ = cut(found.joint.graph_module, (), num_fwd_outputs=1)
 
-    def calls(target: object) -> list[Node]:
+    def calls(target: Any) -> list[Node]:
         return list(forward.graph.find_nodes(op="call_function", target=target))
 
     (seed,) = calls(ops.seed)

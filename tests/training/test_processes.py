@@ -41,7 +41,7 @@ def test_two_processes_are_one(engine: str, tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(text)
     done = subprocess.run(
         [
-            sys.executable, "-m", "qgraph.training.parity", "--engine", engine, "--policy",
+            sys.executable, "-m", "tests.harness.parity", "--engine", engine, "--policy",
             str(tmp_path / "policy.yaml"), "--steps", "2", "--layers", "1", "--json",
         ],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
