@@ -189,9 +189,12 @@ def _changing(tree: ast.Module) -> set[str]:
                 changing |= {*node.names}
             elif isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
                 changing |= {ast.unparse(node.value)} & {*made}
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in _CHANGES:
-                    changing |= {ast.unparse(node.func.value)} & {*made}
+            elif (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in _CHANGES
+            ):
+                changing |= {ast.unparse(node.func.value)} & {*made}
     return changing
 
 

@@ -14,10 +14,11 @@ from qgraph.doors.jit import compile
 from qgraph.experiments.experiment import Experiment
 from qgraph.experiments.small_models import Batches, fresh_model, fresh_weights
 from qgraph.formats import parse_format
-from qgraph.numerics import fake_quant
+from qgraph.numerics import fake_quant, sqnr_db
 from qgraph.policy import Policy
 from qgraph.policy.scaling_law import critical_tokens, penalty
 from qgraph.training.run import Run
+from qgraph.training.signals import logit_sharpness, spike_share
 from qgraph.training.states.optimizer import quantize_optimizer
 
 Metrics = dict[str, float]
@@ -31,9 +32,9 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
 
     Settings: `model` (llama or gpt2), its sizes, `steps`, `rate`, `tail`. Arm keys: `policy`, with its
     schedule, optimizer states and stash; `rate`; `perturb` (initial weights changed by that share).
-    Metrics: `loss`, the mean over the last `tail` steps; `sharpness`, see `logit_sharpness`; `spikes`,
-    the share of steps whose loss stands 7 standard deviations above the 50 before; `diverged`, 1 if
-    the end is no better than a tenth of the way in, or not finite.
+    Metrics: `loss`, the mean over the last `tail` steps; `sharpness`, see `logit_sharpness`, of the
+    last step; `spikes`, see `spike_share`; `diverged`, 1 if the end is no better than a tenth of the
+    way in, or not finite.
     """
     settings = {**experiment.settings, **experiment.arms[arm]}
     steps, tail = int(settings["steps"]), int(settings.get("tail", 50))
@@ -72,32 +73,6 @@ def language(experiment: Experiment, arm: str, seed: int, say: Callable[[str], N
         "spikes": spike_share(losses),
         "diverged": float(not math.isfinite(end) or end >= early),
     }
-
-
-def logit_sharpness(logits: Tensor, targets: Tensor, eps: float = 5e-4) -> float:
-    """Return how much the loss can rise, in percent of 1 + loss, if logits move a little.
-
-    Each logit z may move by eps (|z| + 1). Cross-entropy rises with every logit but the target's,
-    so the maximum is at a corner of the box: a closed form.
-
-    Shapes: logits [..., V], targets [...] int64.
-    Source: To FP8 and Back Again (arXiv 2405.18710), which searches for the maximum.
-    """
-    z, t = logits.flatten(0, -2).double(), targets.flatten()
-    room = eps * (z.abs() + 1)
-    corner = (z + room).scatter(1, t[:, None], (z - room).gather(1, t[:, None]))
-    plain = nn.functional.cross_entropy(z, t).item()
-    worst = nn.functional.cross_entropy(corner, t).item()
-    return 100 * (worst - plain) / (1 + plain)
-
-
-def spike_share(losses: list[float], window: int = 50, sigma: float = 7.0) -> float:
-    """Return the share of steps whose loss is `sigma` deviations above the `window` before it."""
-    spikes = 0
-    for i in range(window, len(losses)):
-        before = torch.tensor(losses[i - window : i])
-        spikes += not losses[i] <= (before.mean() + sigma * before.std()).item()
-    return spikes / max(1, len(losses) - window)
 
 
 def regression(experiment: Experiment, arm: str, seed: int, say: Callable[[str], None]) -> Metrics:
@@ -153,8 +128,9 @@ def tensor(experiment: Experiment, arm: str, seed: int, say: Callable[[str], Non
     say(f"{arm}, seed {seed}")
     found = {}
     for name, x in kinds.items():
-        error = (fake_quant(x, fmt, -1).double() - x.double()).square().sum()
-        found[name] = 10 * math.log10(x.double().square().sum() / max(error.item(), 1e-300))
+        error = (fake_quant(x, fmt, -1).double() - x.double()).square().sum().item()
+        # A difference of two arms must be a number: no error counts as next to none.
+        found[name] = sqnr_db(x.double().square().sum().item(), max(error, 1e-300))
     return found
 
 
@@ -268,6 +244,8 @@ def _warm_cosine(step: int, steps: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
+# Raised when a formula of a measure's numbers changes: runs kept from before are then run again.
+EDITIONS: Mapping[str, int] = {"language": 2}
 MEASURES: Mapping[str, Measure] = {
     "language": language,
     "regression": regression,

@@ -15,7 +15,7 @@ import torch
 
 from qgraph.errors import ArtifactError
 from qgraph.experiments.experiment import Experiment
-from qgraph.experiments.measures import MEASURES, MODELS
+from qgraph.experiments.measures import EDITIONS, MEASURES, MODELS
 from qgraph.experiments.verdict import Finding, Results, judge, overall
 
 WITHOUT_POLICY = ("tensor", "law", "decode")
@@ -85,6 +85,7 @@ def run_key(experiment: Experiment, arm: str, seed: int) -> str:
     facts = [
         experiment.measure, dict(experiment.settings), entry, policy, seed, torch.__version__,
     ]  # fmt: skip
+    facts += [edition] if (edition := EDITIONS.get(experiment.measure)) else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

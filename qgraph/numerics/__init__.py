@@ -7,6 +7,7 @@ from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
 from qgraph.numerics.noise import philox, random_bits
 from qgraph.numerics.quantize import dequantize, fake_quant, quantize
+from qgraph.numerics.sqnr import sqnr_db
 
 __all__ = [
     "REFERENCE",
@@ -24,4 +25,5 @@ __all__ = [
     "random_bits",
     "random_signs",
     "round_to",
+    "sqnr_db",
 ]

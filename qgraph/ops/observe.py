@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, parse_format
-from qgraph.numerics import REFERENCE, Noise
+from qgraph.numerics import REFERENCE, Noise, sqnr_db
 from qgraph.numerics.blocks import Kernels, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
 
@@ -40,10 +40,8 @@ class Record:
 
     @property
     def sqnr_db(self) -> float:
-        """10 log10 of the sum of x² over that of the error's; infinite without an error."""
-        if self.errors == 0:
-            return math.inf
-        return 10 * math.log10(self.squares / self.errors) if self.squares else -math.inf
+        """See `numerics.sqnr_db`; infinite without an error."""
+        return sqnr_db(self.squares, self.errors)
 
     @property
     def norm(self) -> float:

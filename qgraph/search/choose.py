@@ -72,7 +72,8 @@ def _of_module(
     if replay is None or name is None or name not in traces:
         return None
     weight = replay.values[replay.parameters[name]].float()
-    noise = float(weight.square().sum()) / math.pow(10, effect.sqnr.get("weight", math.inf) / 10)
+    power = float(weight.square().sum())
+    noise = power and power / math.pow(10, effect.sqnr.get("weight", math.inf) / 10)
     return float(0.5 * max(0.0, traces[name]) / weight.numel() * noise)
 
 

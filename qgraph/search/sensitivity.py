@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph.formats import parse_format
+from qgraph.numerics import sqnr_db
 from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
 from qgraph.ops import cpu
@@ -190,7 +191,7 @@ def _operand_statistics(
 ) -> None:
     x, q = x.float(), q.float()
     noise, power = _square(x - q), _square(x)
-    effect.sqnr[kind] = 10 * math.log10(power / noise) if noise and power else math.inf
+    effect.sqnr[kind] = sqnr_db(power, noise)
     nonzero = x != 0
     count = max(1, int(nonzero.sum()))
     effect.underflow[kind] = int((nonzero & (q == 0)).sum()) / count

@@ -18,8 +18,15 @@ from torch.fx import Interpreter, Node
 from qgraph.doors.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.formats import BlockFormat, parse_format
-from qgraph.numerics import dequantize, encode, quantize
-from qgraph.passes import Plan, Quantizer, argument_node, names_of, quantizer_of, run_passes
+from qgraph.numerics import dequantize, encode, quantize, sqnr_db
+from qgraph.passes import (
+    Plan,
+    Quantizer,
+    argument_node,
+    names_of,
+    quantizer_of,
+    run_passes,
+)
 from qgraph.policy import Policy
 
 BINS = 56
@@ -144,7 +151,7 @@ def describe_values(x: Tensor, y: Tensor, fmt: BlockFormat, axis: int) -> Values
         count=count,
         amax=float(wide.abs().max()) if count else 0.0,
         rms=math.sqrt(power / count) if count else 0.0,
-        sqnr=math.inf if error == 0 else 10 * math.log10(max(power, 1e-300) / error),
+        sqnr=sqnr_db(max(power, 1e-300), error),
         zeros=1 - some / count if count else 0.0,
         flushed=float(((y == 0) & nonzero).sum()) / some if some else 0.0,
         clipped=float(beyond.sum()) / some if some and scale is not None else 0.0,

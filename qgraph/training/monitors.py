@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from torch import nn
 
 from qgraph.errors import PolicyError
 from qgraph.policy import Monitor
-
-FEWEST = 10  # losses that a mean and a deviation are of, at least
+from qgraph.training.signals import loss_deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Monitors:
             if value is None:
                 raise _missing(monitor, step)
             if monitor.watch == "loss_spike":
-                value = self._deviations(value, monitor.window)
+                value = loss_deviations(value, [*self._losses], monitor.window)
             if value > monitor.above or math.isnan(value):
                 at = f" ({where})" if where and monitor.watch == "wgrad_error" else ""
                 text = (
@@ -89,19 +87,6 @@ class Monitors:
         if loss is not None and math.isfinite(loss):
             self._losses.append(loss)
         return found
-
-    def _deviations(self, loss: float, window: int) -> float:
-        """Return how many standard deviations `loss` lies above the mean of those before."""
-        losses = [*self._losses][-window:]
-        if not math.isfinite(loss):
-            return math.inf
-        if len(losses) < min(FEWEST, window):
-            return 0.0
-        above = loss - statistics.fmean(losses)
-        spread = statistics.pstdev(losses)
-        if spread == 0:
-            return math.inf if above > 0 else 0.0
-        return above / spread
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run must know, as plain data."""

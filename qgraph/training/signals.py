@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPSILON = 5e-4
+FEWEST = 10  # losses that a mean and a deviation are of, at least
 # A language model's label at one position is the next one's token.
 SHIFTED = ("ForCausalLM", "LMHeadModel")
 
@@ -49,3 +53,38 @@ def sharpness_of(model: nn.Module, result: Any, labels: Any) -> float | None:
         if labels.shape != logits.shape[:-1]:
             return None
         return logit_sharpness(logits, labels)
+
+
+def loss_deviations(loss: float, before: Sequence[float], window: int) -> float:
+    """Return how many standard deviations `loss` lies above the mean of the last `window` before it.
+
+    The deviation is the population's: of these losses, not of what they might be drawn from. 0 while
+    fewer than FEWEST are known (fewer than `window` if that is less); infinite for a loss that is not
+    finite. `before` holds finite losses.
+    """
+    losses = before[-window:]
+    if not math.isfinite(loss):
+        return math.inf
+    if len(losses) < min(FEWEST, window):
+        return 0.0
+    above = loss - statistics.fmean(losses)
+    spread = statistics.pstdev(losses)
+    if spread == 0:
+        return math.inf if above > 0 else 0.0
+    return above / spread
+
+
+def spike_share(losses: Sequence[float], window: int = 50, above: float = 7.0) -> float:
+    """Return the share of steps past the first `window` whose loss is a spike.
+
+    That is `above` deviations over those before it, see `loss_deviations`; as a monitor of
+    `loss_spike` does, losses that are not finite are spikes and are left out of later means.
+    """
+    finite: list[float] = []
+    spikes = 0
+    for step, loss in enumerate(losses):
+        if step >= window:
+            spikes += loss_deviations(loss, finite, window) > above
+        if math.isfinite(loss):
+            finite.append(loss)
+    return spikes / max(1, len(losses) - window)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import qgraph
 from qgraph import numerics
 from qgraph.doors.aot import capture, compile_capture
+from qgraph.doors.parallel import alone_as
 from qgraph.formats import parse_format
 from qgraph.passes import Report, names_of, report_json, report_text, run_passes
 from qgraph.policy import Policy, load_policy, load_policy_text
@@ -205,6 +206,19 @@ def test_stochastic_rounding_is_fair_and_drawn_anew_each_step() -> None:
         )
         errors.append(((total / step - exact).norm() / exact.norm()).item())
     assert errors[-1] < errors[0] / 4  # an eighth, were it normal
+
+
+def test_each_process_rounds_what_it_stores_by_bits_of_its_own() -> None:
+    x = torch.randn(40, 32, generator=torch.Generator().manual_seed(2))
+    chosen = policy("stash: [{format: bfp4, rounding: stochastic}]\n")
+    found = []
+    for stream in (0, 1):
+        with alone_as(stream):
+            found.append(gradients(compiled(Chain(), chosen), x))
+    assert torch.equal(found[0][0], found[1][0])  # it reads the input itself, which is not stored
+    assert not torch.equal(found[0][1], found[1][1])
+    # A process alone has the bits of the first.
+    assert all(map(torch.equal, gradients(compiled(Chain(), chosen), x), found[0]))
 
 
 def _grad(parameter: nn.Parameter) -> Tensor:

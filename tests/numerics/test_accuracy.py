@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qgraph.formats import parse_format
 from qgraph.formats.rounding import NEAREST
-from qgraph.numerics import Noise, fake_quant
+from qgraph.numerics import Noise, fake_quant, sqnr_db
 from qgraph.ops import cpu
 
 
@@ -128,3 +128,9 @@ def test_a_gradient_of_1e_minus_5_separates_the_scale_formats() -> None:
         table[text] = float(10 * torch.log10(x.double().square().sum() / noise))
     print("\n".join(f"{text:26s} {decibel:6.2f} dB" for text, decibel in table.items()))
     assert table == pytest.approx(GRADIENT_DB, abs=0.15)
+
+
+def test_the_ratio_is_infinite_without_an_error_and_minus_infinity_with_nothing_else() -> None:
+    assert sqnr_db(100.0, 1.0) == 20
+    assert sqnr_db(0.0, 0.0) == sqnr_db(1.0, 0.0) == float("inf")
+    assert sqnr_db(0.0, 1.0) == -float("inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch.fx import Graph, Node
 
 from qgraph import ops
 from qgraph.doors.aot import capture
+from qgraph.doors.partition import Partitioner
 from qgraph.errors import PolicyError
-from qgraph.passes import Processes, Split, below_permutes
+from qgraph.passes import Processes, Report, Split, below_permutes
 from qgraph.policy import Policy, load_policy_text
 from tests.passes.graphs import rewrite
 
@@ -34,6 +36,7 @@ rules:
 
 
 COLUMN, ROW = ("column",), ("row",)
+TWO = Processes(splits={}, group="tp", parts=2, everyone="all", stream=6)
 
 
 class Pair(nn.Module):
@@ -56,8 +59,7 @@ def rewritten(rules: str, inner: int = 32) -> tuple[Graph, Policy]:
         name: Split(axis=axis, group="tp", parts=2)
         for name, axis in zip(weights, (0, 1), strict=True)
     }
-    processes = Processes(splits=splits, group="tp", parts=2, everyone="all", stream=6)
-    facts = replace(found.facts, processes=processes, history=0)
+    facts = replace(found.facts, processes=replace(TWO, splits=splits), history=0)
     rewrite(found.graph, policy, facts)
     return found.graph, policy
 
@@ -131,6 +133,43 @@ def test_signs_are_common_and_rounding_is_each_processs_own() -> None:
         if len(n.args) > 3
     }
     assert seeds == {stream}
+
+
+NEAREST = "fprop: {input: mx, weight: mx}"
+IN_FORWARD = "fprop: {input: {format: mx, rounding: stochastic}}"
+IN_BACKWARD = "wgrad: {grad_output: {format: mx, rounding: stochastic}}"
+
+
+@pytest.mark.parametrize("rule", [NEAREST, IN_FORWARD, IN_BACKWARD])
+@pytest.mark.parametrize("processes", [None, TWO], ids=["alone", "two"])
+def test_what_is_saved_is_rounded_by_each_processs_own_bits_too(
+    rule: str, processes: Processes | None
+) -> None:
+    text = f"{HEAD}  - match: {{op: linear}}\n    {rule}\n"
+    policy = load_policy_text(
+        f"{text}stash: [{{format: bfp4, rounding: stochastic}}]\n", "test.yaml"
+    )
+    found = capture(Pair(32), {"x": torch.randn(16, 32, requires_grad=True)}, policy)
+    facts = replace(found.facts, processes=processes)
+    rewrite(found.graph, policy, facts)
+    cut = Partitioner(
+        policy=policy, report=Report(policy=policy), facts=lambda _: facts, frame=None, key=""
+    )
+    forward, _ = cut(found.joint.graph_module, (), num_fwd_outputs=1)
+
+    def calls(target: Any) -> list[Node]:
+        return list(forward.graph.find_nodes(op="call_function", target=target))
+
+    (seed,) = calls(ops.seed)
+    own = seed
+    if processes is not None:
+        (common,), (own,) = calls(ops.shared_seed), calls(ops.stream)
+        assert common.args == (seed, "tp")
+        assert own.args == (common, 6)
+    drawn = [n.args[3] for n in calls(ops.quantize) if n.args[3] is not None]
+    assert drawn
+    assert {*drawn} == {own}
+    assert len(calls(ops.stream)) == (processes is not None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one() -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "qgraph.training.kill_test", "--kills", "2", "--steps", "6", "--save-every",
+            sys.executable, "-m", "tests.harness.kill", "--kills", "2", "--steps", "6", "--save-every",
             "2", "--seed", "5", "--json",
         ],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,

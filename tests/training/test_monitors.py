@@ -13,7 +13,7 @@ import qgraph
 from qgraph.errors import PolicyError
 from qgraph.policy import load_policy_text
 from qgraph.training.monitors import Monitors
-from qgraph.training.signals import logit_sharpness, sharpness_of
+from qgraph.training.signals import logit_sharpness, sharpness_of, spike_share
 from tests.training.models import NVFP4, llama
 
 
@@ -72,6 +72,34 @@ def test_a_spike_is_a_loss_far_above_those_before() -> None:
     assert [t.text for t in again.check(34, {"loss": 9.0})] == [
         t.text for t in watch.check(34, {"loss": 9.0})
     ]
+
+
+def test_sharpness_is_a_mean_over_tokens_of_each_ones_own_ratio() -> None:
+    torch.manual_seed(0)
+    logits, labels = 4 * torch.randn(6, 9), torch.randint(0, 9, (6,))
+    alone = [logit_sharpness(logits[i : i + 1], labels[i : i + 1]) for i in range(6)]
+    assert max(alone) > 2 * min(alone)  # a ratio of means would weigh tokens of a high loss more
+    assert logit_sharpness(logits, labels) == pytest.approx(sum(alone) / 6)
+
+
+def test_spikes_are_steps_at_which_a_monitor_would_trip() -> None:
+    torch.manual_seed(0)
+    losses = (2 + 0.1 * torch.randn(200)).tolist()
+    losses[60], losses[90], losses[120] = 9.0, math.nan, math.inf
+    # Of 20 losses the sample's deviation is 2.6% above their own: 3 and 3.08 of these are between.
+    losses[150] = spike_at(losses[:150], 20, 3.04)
+    watch = monitors("watch: loss_spike, above: 3, window: 20")
+    tripped = [s for s, loss in enumerate(losses) if watch.check(s + 1, {"loss": loss})]
+    assert {60, 90, 120, 150} <= {*tripped}
+    assert min(tripped) >= 20
+    assert spike_share(losses, 20, 3.0) == len(tripped) / 180
+    assert spike_share(losses[:20], 20, 3.0) == 0
+
+
+def spike_at(before: list[float], window: int, deviations: float) -> float:
+    """Return the loss that lies so many deviations over the last finite ones."""
+    finite = torch.tensor([loss for loss in before if math.isfinite(loss)][-window:]).double()
+    return float(finite.mean() + deviations * finite.std(correction=0))
 
 
 def test_a_monitor_looks_as_often_as_it_says() -> None:

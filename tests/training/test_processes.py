@@ -35,10 +35,13 @@ rules:
 def test_two_processes_are_one(engine: str, tmp_path: Path) -> None:
     # Data parallel, random bits are reproduced too; under tensor parallelism those of parts are others.
     rounding = "" if engine == "tp" else ", rounding: stochastic"
-    (tmp_path / "policy.yaml").write_text(TEXT.replace(" ROUNDING", rounding))
+    text = TEXT.replace(" ROUNDING", rounding)
+    if engine != "tp":
+        text += f"stash: [{{format: bfp8{rounding}}}]\n"
+    (tmp_path / "policy.yaml").write_text(text)
     done = subprocess.run(
         [
-            sys.executable, "-m", "qgraph.training.parity", "--engine", engine, "--policy",
+            sys.executable, "-m", "tests.harness.parity", "--engine", engine, "--policy",
             str(tmp_path / "policy.yaml"), "--steps", "2", "--layers", "1", "--json",
         ],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,

@@ -16,7 +16,7 @@ from qgraph.experiments.experiment import (
     load_experiment,
     make_experiment,
 )
-from qgraph.experiments.measures import MODELS, language, logit_sharpness, spike_share
+from qgraph.experiments.measures import MODELS, language
 from qgraph.experiments.outcome import page, plot
 from qgraph.experiments.reproduce import outcome_json, reproduce, run_key
 from qgraph.experiments.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, judge, overall
@@ -106,7 +106,9 @@ def test_equal_and_value_have_a_margin() -> None:
     assert found(1.5, 1.5) == [REPRODUCED, CONTRADICTED]
 
 
-def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_experiment_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = make_experiment("e", TENSORS)
     said: list[str] = []
 
@@ -131,6 +133,9 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path: Path) -> N
     # Other settings are other runs.
     other = make_experiment("e", TENSORS.replace("size: 64", "size: 32"))
     assert reproduce(other, tmp_path / "cut", lambda text: None).reused == 0
+    # So are those of before a formula changed.
+    monkeypatch.setattr(f"{run_key.__module__}.EDITIONS", {"tensor": 2})
+    assert reproduce(experiment, tmp_path / "whole", lambda text: None).reused == 0
 
 
 def test_a_run_is_the_same_twice_and_a_policy_means_all_of_its_keys() -> None:
@@ -150,23 +155,6 @@ def test_a_run_is_the_same_twice_and_a_policy_means_all_of_its_keys() -> None:
     assert len({first, switched, high, loss("few bits"), loss("gpt2")}) == 5
     assert 0 < abs(loss("again") - high) < 0.1
     assert loss("own", seed=1) != first
-
-
-def test_sharpness_is_the_worst_of_the_box() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, targets = torch.randn(5, 7, generator=generator), torch.tensor([0, 6, 2, 2, 1])
-    eps = 0.01
-    found = logit_sharpness(logits, targets, eps)
-    cross = torch.nn.functional.cross_entropy
-    plain = cross(logits.double(), targets)
-    z = logits.double().clone()
-    for _ in range(50):  # ascent by the gradient's sign, within the box
-        z.requires_grad_()
-        (slope,) = torch.autograd.grad(cross(z, targets), z)
-        room = eps * (logits.abs() + 1)
-        z = torch.clamp(z.detach() + slope.sign() * 0.01, logits - room, logits + room)
-    assert found == pytest.approx(100 * (cross(z, targets) - plain).item() / (1 + plain.item()))
-    assert spike_share([1.0, 1.1] * 30 + [9.0] + [1.0] * 9) == pytest.approx(1 / 20)
 
 
 @pytest.mark.parametrize("name", experiment_names())

@@ -1,6 +1,6 @@
 """Several processes beside one: the same losses and weights, within a bound, under each engine.
 
-python -m qgraph.training.parity --world 2 --engine ddp,fsdp,tp
+python -m tests.harness.parity --world 2 --engine ddp,fsdp,tp
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qgraph.errors import QGraphError, RunError
 from qgraph.policy import load_policy
-from qgraph.training.parity_run import (
+from tests.harness.parity_run import (
     ENGINES,
     RATE,
     STEPS,
@@ -155,7 +155,7 @@ def main(
     It exits 1 if anything is out of its bound. JSON: a list with keys engine, policy, world, steps, loss,
     loss_bound, update (share of its bound), holds.
 
-    Example: python -m qgraph.training.parity --world 2,4 --engine ddp,fsdp,tp
+    Example: python -m tests.harness.parity --world 2,4 --engine ddp,fsdp,tp
     """
     try:
         worlds = [_whole(text) for text in world.split(",")]

@@ -1,6 +1,6 @@
 """Kill a training run again and again, resume it each time, and compare with one that was left alone.
 
-python -m qgraph.training.kill_test --kills 20
+python -m tests.harness.kill --kills 20
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def main(
     bit; it exits 1 if anything differs. JSON keys: policy, kills, steps, lives (start, step, saving,
     refused, finished of each process), differs.
 
-    Example: python -m qgraph.training.kill_test --kills 20
+    Example: python -m tests.harness.kill --kills 20
     """
     import json
     from dataclasses import asdict
