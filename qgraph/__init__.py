@@ -7,59 +7,29 @@
 Names are loaded on first use, so that a policy can be checked without importing torch.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from qgraph.lazy import face
 
 if TYPE_CHECKING:
-    from qgraph.doors.artifact import load
-    from qgraph.doors.convert import conversion, convert
-    from qgraph.doors.jit import compile, coverage
+    from qgraph.calibration import calibrate
+    from qgraph.doors import compile, conversion, convert, coverage, load
     from qgraph.errors import QGraphError, QGraphWarning
     from qgraph.policy import load_policy
-    from qgraph.training.callback import CoverageCallback
-    from qgraph.training.checkpoint import CheckpointCallback, last_checkpoint
-    from qgraph.training.run import Run
-    from qgraph.training.states.optimizer import (
+    from qgraph.training import (
+        CheckpointCallback,
+        CoverageCallback,
+        QGraphCallback,
+        Run,
+        last_checkpoint,
         optimizer_for,
         quantize_optimizer,
         state_bytes,
         unpack_state_dict,
     )
-    from qgraph.training.trainer import QGraphCallback
 
-_HOMES = {
-    "CheckpointCallback": "qgraph.training.checkpoint",
-    "last_checkpoint": "qgraph.training.checkpoint",
-    "QGraphCallback": "qgraph.training.trainer",
-    "Run": "qgraph.training.run",
-    "CoverageCallback": "qgraph.training.callback",
-    "convert": "qgraph.doors.convert",
-    "conversion": "qgraph.doors.convert",
-    "load": "qgraph.doors.artifact",
-    "compile": "qgraph.doors.jit",
-    "coverage": "qgraph.doors.jit",
-    "QGraphWarning": "qgraph.errors",
-    "QGraphError": "qgraph.errors",
-    "load_policy": "qgraph.policy",
-    "optimizer_for": "qgraph.training.states.optimizer",
-    "quantize_optimizer": "qgraph.training.states.optimizer",
-    "state_bytes": "qgraph.training.states.optimizer",
-    "unpack_state_dict": "qgraph.training.states.optimizer",
-}
-__all__ = [
-    "CheckpointCallback", "CoverageCallback", "QGraphCallback", "QGraphError", "QGraphWarning", "Run",
-    "compile", "conversion", "convert", "coverage", "last_checkpoint", "load", "load_policy",
-    "optimizer_for", "quantize_optimizer", "state_bytes", "unpack_state_dict",
-]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'qgraph' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __all__ = face(__name__, __file__)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

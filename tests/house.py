@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first: a package imports from those before it only.
 ORDER = (
     "lazy", "errors", "compat", "formats", "numerics", "policy", "ops", "passes", "models", "doors",
-    "predict", "calibrate", "search", "training", "experiments", "export", "tools",
+    "predict", "calibration", "search", "training", "experiments", "export", "tools",
 )  # fmt: skip
 
 

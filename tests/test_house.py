@@ -114,7 +114,7 @@ def keys_left_out(found: Sources) -> list[str]:
 
 def kernels_left_out(found: Sources) -> list[str]:
     """Files of kernels that no row of KERNELS runs."""
-    from qgraph.ops import KERNELS
+    from qgraph.ops.cpu import KERNELS
 
     rows = {kernel.module.removeprefix("qgraph.") for kernel in KERNELS}
     return [name for name in files_of(found, *KERNEL_FOLDERS) if name not in rows]
@@ -128,7 +128,7 @@ def methods_that_see_graphs(found: Sources) -> list[str]:
     return [
         f"{source.name} imports {name}"
         for source in found.values()
-        if source.name.startswith("calibrate.methods.")
+        if source.name.startswith("calibration.methods.")
         for node in ast.walk(source.tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in [ast.unparse(node)]
@@ -223,7 +223,7 @@ RULES: dict[str, tuple[Rule, str, str]] = {
     "one file knows quantizers": (names_of_quantizers, "passes.joint.new", "x = ops.fake_quant"),
     "a pass stands in the pipeline": (passes_left_out, "passes.joint.new", ""),
     "methods see no graph": (
-        methods_that_see_graphs, "calibrate.methods.new", "from qgraph.passes import Plan",
+        methods_that_see_graphs, "calibration.methods.new", "from qgraph.passes import Plan",
     ),
     "no class twice": (defined_twice, "tools.new", "class Step: ..."),
     "no function twice": (defined_twice, "policy.new", "def load_policy(): ..."),

@@ -80,9 +80,8 @@ def _timed(
     """Return one model's times, as --json gives them."""
     import torch
 
-    from qgraph.doors.jit import check_target, compile, coverage
-    from qgraph.models.examples import example_inputs
-    from qgraph.models.load import load_model
+    from qgraph.doors import check_target, compile, coverage
+    from qgraph.models import example_inputs, load_model
     from qgraph.tools.timing import Timing, measure, over, training_step
 
     torch.compiler.reset()
@@ -158,8 +157,8 @@ def _peers(plain: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
 
 def _looking(model: Any, run: Callable[[], None]) -> dict[str, Callable[[], None]]:
     """Return a step that could look at every quantizer and does not, and one that does."""
-    from qgraph.doors.jit import coverage, enter_stage
-    from qgraph.ops.observe import make_recorder
+    from qgraph.doors import coverage, enter_stage
+    from qgraph.ops import make_recorder
 
     number, recorder = make_recorder()
     enter_stage(model, coverage(model).policy, (number, False))

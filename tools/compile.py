@@ -57,15 +57,20 @@ def compile(
             "qgraph compile only compiles for a GPU that is not there, and runs nothing",
             "add --offline; qgraph bench times a policy on this machine",
         )
-    from qgraph.ops.devices import find_device
+    from qgraph.ops import find_device
 
     find_device(target)  # before torch is loaded
     with ExitStack() as stack, progress(0) as step:
         step("loading torch")
-        from qgraph.doors.artifact import new_directory
-        from qgraph.ops.chips import find_chip
-        from qgraph.predict.offline.compile import check_triton, compile_step
-        from qgraph.predict.offline.report import comparison, comparison_text, write_sources
+        from qgraph.doors import new_directory
+        from qgraph.ops import find_chip
+        from qgraph.predict import (
+            check_triton,
+            comparison,
+            comparison_text,
+            compile_step,
+            write_sources,
+        )
 
         check_triton()
         chip = find_chip(target)

@@ -44,10 +44,8 @@ def convert(
         step("loading torch")
         import transformers
 
-        from qgraph.doors.artifact import new_directory, write_artifact
-        from qgraph.doors.convert import analyze
-        from qgraph.models.examples import example_inputs
-        from qgraph.models.load import load_model
+        from qgraph.doors import analyze, new_directory, write_artifact
+        from qgraph.models import example_inputs, load_model
         from qgraph.passes import report_json, report_text
 
         transformers.utils.logging.disable_progress_bar()

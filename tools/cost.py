@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qgraph.ops.devices import find_device
+from qgraph.ops import find_device
 from qgraph.policy import load_policy
-from qgraph.predict.speed import read_speeds
+from qgraph.predict import read_speeds
 from qgraph.tools.show.amounts import bytes_text, count_text
 from qgraph.tools.show.screen import print_json, progress, width
 
@@ -56,8 +56,7 @@ def cost(
         import transformers
 
         from qgraph.policy import unused_rules, why_unused
-        from qgraph.predict.cost import Assumptions, cost, plan_step
-        from qgraph.predict.shapes import outline_step
+        from qgraph.predict import Assumptions, cost, outline_step, plan_step
 
         transformers.utils.logging.disable_progress_bar()
         step("capturing the training step from shapes")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import QGraphError
-from qgraph.policy.trial import try_rules
+from qgraph.policy import try_rules
 from qgraph.tools.inspect import Source, flops_text, schedule_note
 from qgraph.tools.show.files import check_writable, write_whole
 from qgraph.tools.show.graph_lines import read_lines

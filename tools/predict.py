@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from qgraph.formats import parse_format
-from qgraph.policy import Policy, load_policy, scaling_law
+from qgraph.policy import Policy, load_policy
+from qgraph.predict import scaling_law
 from qgraph.tools.show.amounts import count_text, read_count
 from qgraph.tools.show.screen import print_json, width
 

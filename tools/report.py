@@ -145,10 +145,9 @@ def measure(
     step("loading the weights")
     import transformers
 
-    from qgraph.models.examples import example_inputs
-    from qgraph.models.load import load_model
-    from qgraph.search.values import measure_values
-    from qgraph.training.text import Windows, read_text, tokenize
+    from qgraph.models import example_inputs, load_model
+    from qgraph.search import measure_values
+    from qgraph.training import Windows, read_text, tokenize
 
     transformers.utils.logging.disable_progress_bar()
     model = load_model(source)

@@ -46,11 +46,9 @@ def reproduce(
         raise QGraphError("no experiment is named", "name one; qgraph reproduce --list lists them")
     with progress(1) as step:
         step("loading torch")
-        from qgraph.experiments.experiment import experiment_names, load_experiment
-        from qgraph.experiments.outcome import page as page_of
-        from qgraph.experiments.outcome import plot
-        from qgraph.experiments.reproduce import outcome_json
-        from qgraph.experiments.reproduce import reproduce as run
+        from qgraph.experiments import experiment_names, load_experiment, outcome_json, plot
+        from qgraph.experiments import page as page_of
+        from qgraph.experiments import reproduce as run
     if listed:
         _list([load_experiment(name) for name in experiment_names()], as_json)
         return
@@ -109,7 +107,7 @@ def _print(outcome: Any, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from qgraph.experiments.outcome import finding_rows, noise_text, table
+    from qgraph.experiments import finding_rows, noise_text, table
 
     e = outcome.experiment
     console = Console(file=sys.stdout, width=width(), highlight=False)

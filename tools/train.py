@@ -92,12 +92,21 @@ def train(
         step("loading torch")
         import transformers
 
-        from qgraph.doors.artifact import new_directory, write_plan
-        from qgraph.doors.jit import check_target
-        from qgraph.training.compare import Settings, Store, plot_losses, train_each
-        from qgraph.training.processes import rank, told_of_lost_processes, world_size
-        from qgraph.training.run_folder import CHECKPOINTS, run_folder, text_digest
-        from qgraph.training.text import read_text, tokenize
+        from qgraph.doors import check_target, new_directory, write_plan
+        from qgraph.training import (
+            CHECKPOINTS,
+            Settings,
+            Store,
+            plot_losses,
+            rank,
+            read_text,
+            run_folder,
+            text_digest,
+            tokenize,
+            told_of_lost_processes,
+            train_each,
+            world_size,
+        )
 
         chosen = check_target(target)
         transformers.utils.logging.disable_progress_bar()
@@ -186,8 +195,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Return how far apart the two runs of each seed are in loss, and the first seed's in time."""
     from qgraph.tools.timing import alternate, over, training_step
-    from qgraph.training.compare import gap_percent, mean_and_spread
-    from qgraph.training.text import Windows
+    from qgraph.training import Windows, gap_percent, mean_and_spread
 
     gaps = [gap_percent(*runs) if len(runs) > 1 else None for runs in every]
     seeds = [
@@ -216,7 +224,7 @@ def _compare(
 
 
 def _vocabulary(model: str) -> int:
-    from qgraph.models.load import load_config
+    from qgraph.models import load_config
 
     return int(load_config(model).get_text_config().vocab_size)
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError, ModelError, PolicyError
-from qgraph.search.candidates import HIGH_CANDIDATE, check_measure, parse_candidates
+from qgraph.search import HIGH_CANDIDATE, check_measure, parse_candidates
 from qgraph.tools.show.format_plot import check_file
 from qgraph.tools.show.screen import print_json, progress, width
 from qgraph.tools.show.whatif_text import measured_json, whatif_text
 
 if TYPE_CHECKING:
-    from qgraph.search.choose import Budget
-    from qgraph.search.sensitivity import Sensitivity
+    from qgraph.search import Budget, Sensitivity
 
 RANDOM = 3  # random policies of the same cost that are run beside the chosen one
 POINTS = 12  # of the plotted front
@@ -89,12 +88,9 @@ def whatif(
         import torch
         import transformers
 
-        from qgraph.models.load import load_config, load_model
-        from qgraph.search.choose import Budget, score
-        from qgraph.search.curvature import hessian_traces
-        from qgraph.search.replay import Replay
-        from qgraph.search.sensitivity import measure
-        from qgraph.training.text import Windows, read_text, tokenize
+        from qgraph.models import load_config, load_model
+        from qgraph.search import Budget, Replay, hessian_traces, measure, score
+        from qgraph.training import Windows, read_text, tokenize
 
         transformers.utils.logging.disable_progress_bar()
         vocabulary = getattr(load_config(model).get_text_config(), "vocab_size", None)
@@ -160,9 +156,7 @@ def _choose(
     replay: Any, found: Sensitivity, scores: dict[tuple[int, str], float], budget: Budget | None,
     write: str | None, plot: str | None, model: str, by: str, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    from qgraph.search.choose import Budget, choices, choose, choose_at_random
-    from qgraph.search.compose import compose_policy
-    from qgraph.search.sensitivity import run_policy
+    from qgraph.search import Budget, choices, choose, choose_at_random, compose_policy, run_policy
     from qgraph.tools.show.whatif_plot import Front, plot_front
 
     root = math.sqrt if by in ("gradient", "wgrad") else float

@@ -22,8 +22,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from qgraph import ops
 from qgraph.compat import meta
 from qgraph.formats import parse_format
-from qgraph.ops.codes import takes
-from qgraph.ops.native import MAX_SUMMED, native_kind
+from qgraph.ops import MAX_SUMMED, native_kind, takes
 from qgraph.passes.graph.edit import add_item, add_node, erase_unused
 from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of

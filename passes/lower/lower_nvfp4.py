@@ -17,8 +17,7 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
-from qgraph.ops.native import why_no_nvfp4
-from qgraph.ops.packed import FORMATS
+from qgraph.ops import FORMATS, why_no_nvfp4
 from qgraph.passes.graph.edit import add_item, add_node, erase_unused
 from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of

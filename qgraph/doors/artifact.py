@@ -20,10 +20,10 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from qgraph.doors.convert import Conversion
+from qgraph.doors.converting import Conversion
 from qgraph.doors.jit import compile, coverage
 from qgraph.errors import ArtifactError
-from qgraph.models.load import load_model
+from qgraph.models import load_model
 from qgraph.passes import report_json
 from qgraph.policy import Policy, dump_policy, load_policy
 

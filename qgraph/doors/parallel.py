@@ -18,7 +18,7 @@ from torch.fx import Graph
 
 from qgraph.doors.facts import input_index
 from qgraph.errors import ModelError
-from qgraph.ops.shared import know_group
+from qgraph.ops import know_group
 from qgraph.passes import Processes, Split
 
 

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qgraph.doors.jit import compile
+from qgraph.doors import compile
 from qgraph.experiments.experiment import Experiment
 from qgraph.experiments.small_models import Batches, fresh_model, fresh_weights
 from qgraph.formats import parse_format
 from qgraph.numerics import fake_quant, sqnr_db
 from qgraph.policy import Policy
-from qgraph.policy.scaling_law import critical_tokens, penalty
-from qgraph.training.run import Run
-from qgraph.training.signals import logit_sharpness, spike_share
-from qgraph.training.states.optimizer import quantize_optimizer
+from qgraph.predict import critical_tokens, penalty
+from qgraph.training import Run, logit_sharpness, quantize_optimizer, spike_share
 
 Metrics = dict[str, float]
 Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]

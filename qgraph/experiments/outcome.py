@@ -11,7 +11,7 @@ from statistics import fmean
 import torch
 
 from qgraph.experiments.experiment import experiment_names
-from qgraph.experiments.reproduce import Outcome
+from qgraph.experiments.reproducing import Outcome
 from qgraph.experiments.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, twin_noise
 
 MARKS = {REPRODUCED: "yes", NOT_VISIBLE: "not visible", CONTRADICTED: "NO"}

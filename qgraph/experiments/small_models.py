@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from qgraph.training.text import read_text, tokenize
+from qgraph.training import read_text, tokenize
 
 
 class Batches:

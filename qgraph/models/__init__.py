@@ -1,1 +1,12 @@
 """Models: found, loaded, and with inputs to try them on."""
+
+from typing import TYPE_CHECKING
+
+from qgraph.lazy import face
+
+if TYPE_CHECKING:
+    from qgraph.models.examples import example_inputs
+    from qgraph.models.load import load_config, load_model, model_class
+    from qgraph.models.skeleton import load_skeleton
+
+__getattr__, __all__ = face(__name__, __file__)

@@ -1,21 +1,43 @@
 """Pure tensor functions: the definitions of qgraph's arithmetic."""
 
-from qgraph.numerics.blocks import REFERENCE, Noise
+from qgraph.numerics.blocks import (
+    ERRORS,
+    REFERENCE,
+    ErrorKind,
+    Kernels,
+    Noise,
+    block_scales,
+    scale_tiles,
+)
 from qgraph.numerics.bound import error_bound
-from qgraph.numerics.cast import decode, encode, round_to
+from qgraph.numerics.cast import code_dtype, decode, encode, round_to
 from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
 from qgraph.numerics.noise import philox, random_bits
-from qgraph.numerics.quantize import dequantize, fake_quant, quantize
+from qgraph.numerics.quantize import dequantize, fake_quant, quantize, usual_rounding
+from qgraph.numerics.scales import Scales
 from qgraph.numerics.sqnr import sqnr_db
+from qgraph.numerics.storage import as_torch, swizzle, torch_dtype, unswizzle
+from qgraph.numerics.tables import encode_by_table
+from qgraph.numerics.tiles import check_axis, cut
 
 __all__ = [
+    "ERRORS",
     "REFERENCE",
     "TE_SIGNS",
+    "ErrorKind",
+    "Kernels",
     "Noise",
+    "Scales",
+    "as_torch",
+    "block_scales",
+    "check_axis",
+    "code_dtype",
+    "cut",
     "decode",
     "dequantize",
     "encode",
+    "encode_by_table",
     "error_bound",
     "fake_quant",
     "hadamard",
@@ -25,5 +47,10 @@ __all__ = [
     "random_bits",
     "random_signs",
     "round_to",
+    "scale_tiles",
     "sqnr_db",
+    "swizzle",
+    "torch_dtype",
+    "unswizzle",
+    "usual_rounding",
 ]

@@ -13,8 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from qgraph.formats import Block, BlockFormat, Element, Rounding
-from qgraph.formats.rounding import NEAREST
+from qgraph.formats import NEAREST, Block, BlockFormat, Element, Rounding
 from qgraph.numerics import dialects, ranges
 from qgraph.numerics.cast import encode, round_to
 from qgraph.numerics.noise import random_bits

@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qgraph.formats import Codebook, Element, FloatFormat, IntFormat
-from qgraph.formats.rounding import NEAREST, STOCHASTIC, Rounding
+from qgraph.formats import NEAREST, STOCHASTIC, Codebook, Element, FloatFormat, IntFormat, Rounding
 
 _FLT_MAX = torch.finfo(torch.float32).max
 _TINY = 2.0**-149

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qgraph.formats import BlockFormat, Rounding
-from qgraph.formats.rounding import NEAREST, STOCHASTIC
+from qgraph.formats import NEAREST, STOCHASTIC, BlockFormat, Rounding
 from qgraph.numerics.blocks import REFERENCE, Kernels, Noise, block_scales
 from qgraph.numerics.cast import decode
 from qgraph.numerics.scales import e8m0_value

@@ -10,8 +10,7 @@ import functools
 import math
 from fractions import Fraction
 
-from qgraph.formats import Codebook, Element, FloatFormat, IntFormat, Rounding
-from qgraph.formats.element import float32
+from qgraph.formats import Codebook, Element, FloatFormat, IntFormat, Rounding, float32
 
 
 @functools.cache

@@ -8,8 +8,7 @@ from torch import Tensor
 from qgraph import numerics
 from qgraph.errors import GraphError
 from qgraph.formats import parse_format, parse_rounding
-from qgraph.numerics import Noise
-from qgraph.numerics.quantize import usual_rounding
+from qgraph.numerics import Noise, usual_rounding
 
 _CHECKED: set[tuple[int, str]] = set()
 

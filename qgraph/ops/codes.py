@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import BlockFormat, FloatFormat, parse_format
-from qgraph.formats.rounding import NEAREST
+from qgraph.formats import NEAREST, BlockFormat, FloatFormat, parse_format
 from qgraph.ops import gpu
 from qgraph.ops.gpu import Launch
 

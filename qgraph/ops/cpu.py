@@ -24,11 +24,7 @@ from qgraph.formats import (
     Range,
     Rounding,
 )
-from qgraph.numerics import Noise
-from qgraph.numerics.blocks import ERRORS, ErrorKind, Kernels
-from qgraph.numerics.scales import Scales
-from qgraph.numerics.tables import encode_by_table
-from qgraph.numerics.tiles import check_axis
+from qgraph.numerics import ERRORS, ErrorKind, Kernels, Noise, Scales, check_axis, encode_by_table
 from qgraph.ops.cpu_build import loaded, why_unavailable
 
 # The scales that the kernel of one pass computes itself.

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from qgraph import numerics
 from qgraph.formats import parse_format, parse_gradient, parse_rounding
-from qgraph.numerics import Noise
-from qgraph.numerics.quantize import usual_rounding
+from qgraph.numerics import Noise, usual_rounding
 from qgraph.ops import check, codes, cpu, gpu, grouped, observe, packed, shared, stored
 from qgraph.ops.history import delayed_amax
 from qgraph.ops.stored import noise_of

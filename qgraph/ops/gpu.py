@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, FloatFormat, Range, Rounding
-from qgraph.numerics import Noise
-from qgraph.numerics.tiles import check_axis
+from qgraph.numerics import Noise, check_axis
 
 _DTYPES = {torch.float32: "*fp32", torch.bfloat16: "*i16"}  # bfloat16 goes as its bits
 _SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}

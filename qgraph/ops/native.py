@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import ScalingType, SwizzleType
 
-from qgraph.formats import BlockFormat, FloatFormat, IntFormat, find_element
-from qgraph.formats.rounding import NEAREST
-from qgraph.numerics.blocks import block_scales
-from qgraph.numerics.storage import as_torch, swizzle, torch_dtype
+from qgraph.formats import NEAREST, BlockFormat, FloatFormat, IntFormat, find_element
+from qgraph.numerics import as_torch, block_scales, swizzle, torch_dtype
 from qgraph.ops import cpu, cpu_build, gpu
 
 # Sums of more products of int8 codes could pass 2**31.

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, parse_format
-from qgraph.numerics import REFERENCE, Noise, sqnr_db
-from qgraph.numerics.blocks import Kernels, block_scales, scale_tiles
-from qgraph.numerics.tiles import cut
+from qgraph.numerics import REFERENCE, Kernels, Noise, block_scales, cut, scale_tiles, sqnr_db
 
 BEYOND = 1 + 1e-6  # the largest of a block may lie a rounding of the scale above the largest code
 

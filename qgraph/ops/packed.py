@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import parse_format
-from qgraph.formats.rounding import NEAREST, STOCHASTIC
-from qgraph.numerics import Noise
-from qgraph.numerics.storage import swizzle, unswizzle
+from qgraph.formats import NEAREST, STOCHASTIC, parse_format
+from qgraph.numerics import Noise, swizzle, unswizzle
 from qgraph.ops import gpu
 from qgraph.ops.gpu import Launch
 

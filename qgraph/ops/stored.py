@@ -7,8 +7,7 @@ from torch import Tensor
 
 from qgraph import numerics
 from qgraph.formats import Block, parse_format, parse_rounding
-from qgraph.numerics import Noise
-from qgraph.numerics.cast import code_dtype
+from qgraph.numerics import Noise, code_dtype
 from qgraph.ops import codes as on_codes
 from qgraph.ops import cpu, gpu, native
 

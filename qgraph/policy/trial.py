@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, fields
 
-from qgraph.policy.model import Policy, Rule
-from qgraph.policy.selector import Match, SiteFacts
+from qgraph.policy.keys.match import Match
+from qgraph.policy.keys.rules import Rule
+from qgraph.policy.model import Policy
+from qgraph.policy.products import SiteFacts
 
 
 @dataclass(frozen=True, kw_only=True)

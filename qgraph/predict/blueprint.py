@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 
-from qgraph.doors.aot import Capture, capture
-from qgraph.models.examples import example_inputs
-from qgraph.models.load import load_config, model_class
+from qgraph.doors import Capture, capture
+from qgraph.models import example_inputs, load_config, model_class
 from qgraph.passes import GraphFacts, Layer
-from qgraph.policy import Policy
-from qgraph.policy.match import first_match
+from qgraph.policy import Policy, first_match
 
 _ROLES = ("fprop", "dgrad", "wgrad")
 

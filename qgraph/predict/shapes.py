@@ -19,9 +19,8 @@ from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 
-from qgraph.doors.aot import Capture, capture
-from qgraph.models.examples import example_inputs
-from qgraph.models.load import load_config, model_class
+from qgraph.doors import Capture, capture
+from qgraph.models import example_inputs, load_config, model_class
 from qgraph.passes import (
     VIEWS,
     Layer,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from qgraph.errors import QGraphError
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat
-from qgraph.ops.devices import Device, Kind
+from qgraph.ops import Device, Kind
 from qgraph.policy import OperandPolicy
 
 _FLOATS: dict[str, Kind] = {

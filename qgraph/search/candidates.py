@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from qgraph.errors import FormatError, PolicyError
-from qgraph.formats import BlockFormat, parse_format
-from qgraph.formats.rounding import NEAREST, STOCHASTIC
-from qgraph.policy.operands import OperandPolicy, Transform
+from qgraph.formats import NEAREST, STOCHASTIC, BlockFormat, parse_format
+from qgraph.policy import OperandPolicy, Transform
 
 WORDS = {
     "sr": "gradients are rounded stochastically",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 
-from qgraph.doors.aot import Capture, capture
+from qgraph.doors import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts, Plan, Site, find_sites, open_plans, run_passes
 from qgraph.policy import Policy

@@ -19,9 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph.formats import parse_format
-from qgraph.numerics import sqnr_db
-from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
-from qgraph.numerics.tiles import cut
+from qgraph.numerics import REFERENCE, block_scales, cut, scale_tiles, sqnr_db
 from qgraph.ops import cpu
 from qgraph.passes import Plan, Quantizer, Site, argument_node, is_grouped, quantizer_of
 from qgraph.search.candidates import Candidate

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from qgraph.doors.aot import Capture, capture
+from qgraph.doors import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.numerics import dequantize, encode, quantize, sqnr_db

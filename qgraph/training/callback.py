@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from qgraph.doors.jit import coverage
+from qgraph.doors import coverage
 from qgraph.errors import QGraphWarning
 from qgraph.passes import make_totals, report_text
 

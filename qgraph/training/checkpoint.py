@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerState
 
-from qgraph.doors.jit import PolicyLike, as_policy, compiled_by_us
+from qgraph.doors import PolicyLike, as_policy, compiled_by_us
 from qgraph.errors import CheckpointError, QGraphWarning
 from qgraph.policy import Policy
 from qgraph.training.callback import unwrap

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from qgraph.doors.jit import compile
-from qgraph.models.load import load_model
+from qgraph.doors import compile
+from qgraph.models import load_model
 from qgraph.passes import Target
 from qgraph.policy import Policy
 from qgraph.training.checkpoint import (

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import qgraph
-from qgraph.models.load import load_model
+from qgraph.models import load_model
 from qgraph.policy import load_policy_text
 from qgraph.training.text import Windows, read_text, tokenize
 

@@ -10,7 +10,7 @@ from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers.trainer_callback import ExportableState
 
-from qgraph.doors.jit import PolicyLike, as_policy, compile, compiled_by_us
+from qgraph.doors import PolicyLike, as_policy, compile, compiled_by_us
 from qgraph.errors import ModelError, PolicyError
 from qgraph.passes import Target
 from qgraph.policy import PLATEAU

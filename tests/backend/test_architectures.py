@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qgraph
-from qgraph.doors.convert import Conversion, analyze
+from qgraph.doors.converting import Conversion, analyze
 from qgraph.passes import Report, make_rows, make_totals, report_text
 from qgraph.passes.report.entries import Entry
 from qgraph.policy import load_policy

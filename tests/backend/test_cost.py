@@ -14,7 +14,7 @@ from qgraph.formats import parse_format
 from qgraph.models.load import load_model
 from qgraph.ops.devices import DEVICES, DeviceError, Kind, find_device
 from qgraph.policy import OperandPolicy, Policy, load_policy, load_policy_text
-from qgraph.predict.cost import Assumptions, cost, plan_step
+from qgraph.predict.costing import Assumptions, cost, plan_step
 from qgraph.predict.shapes import Step, outline_config, outline_step
 from qgraph.predict.speed import SPEEDS, native_kind, read_speeds
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import qgraph
 from qgraph.doors.aot import capture, compile_capture
-from qgraph.doors.convert import analyze
+from qgraph.doors.converting import analyze
 from qgraph.errors import ModelError, PolicyError
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_model

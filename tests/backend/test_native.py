@@ -18,7 +18,7 @@ from qgraph.numerics.storage import as_torch, unswizzle
 from qgraph.ops import cpu_build, native
 from qgraph.ops.chips import find_chip
 from qgraph.passes import report_text
-from qgraph.passes.pipeline import Target
+from qgraph.passes.step import Target
 from qgraph.policy import load_policy_text
 from qgraph.predict.offline.standin import standing_in
 from qgraph.tools.timing import alternate, over

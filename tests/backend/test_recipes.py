@@ -16,9 +16,7 @@ from qgraph.errors import PolicyError, QGraphWarning
 from qgraph.numerics import fake_quant
 from qgraph.passes import Report, run_passes
 from qgraph.passes.report.table import operand_text
-from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
-from qgraph.policy.groups import GROUPS
-from qgraph.policy.selector import ROLES, Group
+from qgraph.policy import GROUPS, ROLES, Group, Policy, load_policy, recipe_names, unused_rules
 from tests.backend.models import make_llama, token_batch
 from tests.policy.sites import stack
 

@@ -3,8 +3,7 @@
 import pytest
 
 from qgraph.errors import PolicyError
-from qgraph.policy import load_policy_text
-from qgraph.policy.schema import PolicyFile
+from qgraph.policy import KEYS, load_policy_text
 
 HEAD = "qgraph: 1\nname: p\n"
 FP4 = "formats: {fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}}\n"
@@ -141,12 +140,12 @@ CASES = {
     "key of a later version": (
         ALL + RULE + "telemetry:\n  - {at: 82%}\n",
         "7:1: policy: unknown key 'telemetry'",
-        f"use one of: {', '.join(PolicyFile.model_fields)}",
+        f"use one of: {', '.join(key.name for key in KEYS)}",
     ),
     "key with a control character": (
         HEAD + '"a\\nb": 1\n' + RULE,
         "3:1: policy: unknown key 'a\\nb'",
-        f"use one of: {', '.join(PolicyFile.model_fields)}",
+        f"use one of: {', '.join(key.name for key in KEYS)}",
     ),
     "missing version": (
         "name: p\nrules:\n  - {keep: high}\n",
@@ -594,6 +593,16 @@ CASES = {
         _transform("hadamard: 16, signs: te, seed: 4"),
         "5:32: transforms.t.seed: signs of te are not drawn from a seed",
         "remove seed, or write signs: run",
+    ),
+    "seed that is no number": (
+        _transform("hadamard: 16, signs: run, seed: x"),
+        "5:39: transforms.t.seed: 'x' is no seed",
+        "write a whole number from 0 on, below 2**32",
+    ),
+    "seed below zero": (
+        _transform("hadamard: 16, signs: run, seed: -1"),
+        "5:39: transforms.t.seed: '-1' is no seed",
+        "write a whole number from 0 on, below 2**32",
     ),
     "misspelt operand key": (
         _rule("match: {op: linear}, fprop: {input: {format: fp4, round: nearest}}"),

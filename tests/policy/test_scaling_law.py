@@ -7,8 +7,9 @@ from math import inf, log2
 import pytest
 
 from qgraph.formats import parse_format
-from qgraph.policy import load_policy, load_policy_text, scaling_law
-from qgraph.policy.scaling_law import Precision, critical_tokens, high_loss, penalty, precision
+from qgraph.policy import load_policy, load_policy_text
+from qgraph.predict import scaling_law
+from qgraph.predict.scaling_law import Precision, critical_tokens, high_loss, penalty, precision
 
 # arXiv 2501.02423: the critical data size of a model of 1 billion parameters, 128 elements a scale.
 PUBLISHED = {"e8m7/1x128/fp32": 1730e12, "e4m3/1x128/fp32": 27e12, "e2m1/1x128/fp32": 0.4e12}

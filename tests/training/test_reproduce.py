@@ -18,7 +18,7 @@ from qgraph.experiments.experiment import (
 )
 from qgraph.experiments.measures import MODELS, language
 from qgraph.experiments.outcome import page, plot
-from qgraph.experiments.reproduce import outcome_json, reproduce, run_key
+from qgraph.experiments.reproducing import outcome_json, reproduce, run_key
 from qgraph.experiments.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, judge, overall
 from tests.tools.command import run
 

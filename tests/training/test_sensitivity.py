@@ -18,7 +18,7 @@ from qgraph.formats import parse_format
 from qgraph.numerics import fake_quant
 from qgraph.passes import Plan, graph_text
 from qgraph.search.candidates import HIGH_CANDIDATE, parse_candidates
-from qgraph.search.choose import (
+from qgraph.search.choosing import (
     Budget,
     choose,
     choose_at_random,

@@ -78,9 +78,8 @@ def look_at(
     step("loading torch")
     import transformers
 
-    from qgraph.doors.convert import analyze
-    from qgraph.models.examples import example_inputs
-    from qgraph.models.skeleton import load_skeleton
+    from qgraph.doors import analyze
+    from qgraph.models import example_inputs, load_skeleton
 
     transformers.utils.logging.disable_progress_bar()
     step(f"building {source}, without its weights")

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from qgraph.formats import Codebook, find_element, parse_format
-from qgraph.policy import dump_policy
-from qgraph.policy.trial import try_rules
+from qgraph.policy import dump_policy, try_rules
 from qgraph.tools.show.changes import describe, operand_bits
 from qgraph.tools.show.curves import Telemetry, means
 from qgraph.tools.show.flow import product_flow
@@ -22,7 +21,7 @@ from qgraph.tools.show.sites import formula, site_names
 
 if TYPE_CHECKING:
     from qgraph.passes import Entry
-    from qgraph.search.values import Values
+    from qgraph.search import Values
 
 Measured = Mapping[str, tuple["Values | None", ...]]
 # By what is stored, in order of bits; high precision is grey.

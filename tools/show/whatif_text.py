@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qgraph.search.sensitivity import Sensitivity
+    from qgraph.search import Sensitivity
 
 
 def measured_json(

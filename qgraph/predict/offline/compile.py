@@ -14,10 +14,8 @@ from torch.fx import GraphModule
 
 from qgraph import ops
 from qgraph.errors import ModelError
-from qgraph.ops.chips import Chip
-from qgraph.ops.gpu import Launch
-from qgraph.passes import Report, graph_text, module_path, names_of, run_passes
-from qgraph.passes.report.entries import Entry
+from qgraph.ops import Chip, Launch
+from qgraph.passes import Entry, Report, graph_text, module_path, names_of, run_passes
 from qgraph.policy import Policy
 from qgraph.predict.blueprint import Blueprint, draw
 from qgraph.predict.offline.codegen import Call, generate

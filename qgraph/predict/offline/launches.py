@@ -8,9 +8,7 @@ from torch.fx import Node
 
 from qgraph import ops
 from qgraph.formats import parse_format, parse_rounding
-from qgraph.ops import codes, gpu, packed
-from qgraph.ops.chips import Chip
-from qgraph.ops.gpu import Launch
+from qgraph.ops import Chip, Launch, codes, gpu, packed
 from qgraph.passes import Quantizer
 from qgraph.predict.offline.machine_code import MachineCode, compile_kernel
 

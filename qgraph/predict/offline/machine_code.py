@@ -11,7 +11,7 @@ from typing import Any
 
 from torch._inductor.codecache import PyCodeCache
 
-from qgraph.ops.chips import Chip
+from qgraph.ops import Chip
 
 # The instructions of matrix units, as NVIDIA's PTX and AMD's assembly name them.
 _PRODUCTS = re.compile(

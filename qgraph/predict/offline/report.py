@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qgraph.ops.chips import Chip
+from qgraph.ops import Chip
 from qgraph.passes import make_totals
 from qgraph.predict.offline.compile import Kernel, Step
 

@@ -11,8 +11,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from qgraph import ops
-from qgraph.ops.chips import Chip
-from qgraph.ops.devices import Kind
+from qgraph.ops import Chip, Kind
 from qgraph.predict.offline.codegen import Call
 
 _KINDS: dict[torch.dtype, Kind] = {

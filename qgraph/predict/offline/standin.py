@@ -17,7 +17,7 @@ import torch
 from torch._dynamo import device_interface
 from torch._subclasses import FakeTensor, FakeTensorMode
 
-from qgraph.ops.chips import Chip
+from qgraph.ops import Chip
 
 # What torch remembers about the device it found: forgotten on the way in and on the way out.
 _CACHES = (

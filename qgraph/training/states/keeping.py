@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qgraph.doors.parameters import DTYPES
+from qgraph.doors import DTYPES
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format, parse_rounding
 from qgraph.policy import Policy, Stored
