@@ -29,6 +29,7 @@ from qgraph.passes.lower.fuse_rotations import fuse_rotations
 from qgraph.passes.lower.lower_native import lower_native
 from qgraph.passes.lower.lower_nvfp4 import lower_nvfp4
 from qgraph.passes.model.attention import take_attention_apart
+from qgraph.passes.model.softmax import replace_softmax
 from qgraph.passes.step import Pass, Stage, Step
 from qgraph.passes.watch.insert_check import insert_check
 from qgraph.passes.watch.insert_observe import insert_observe
@@ -36,6 +37,7 @@ from qgraph.passes.watch.verify import verify
 
 PASSES: tuple[Pass, ...] = (
     Pass(name="attention", stage="model", run=take_attention_apart),
+    Pass(name="softmax", stage="model", run=replace_softmax),
     Pass(name="split", stage="joint", run=split_products),
     Pass(name="casts", stage="joint", run=recompute_casts),
     Pass(name="plan", stage="joint", run=plan_products),

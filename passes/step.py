@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -48,7 +49,8 @@ class Step:
     `graph` is Dynamo's own in the stage `model`, the joint graph in the stages after it; in `halves` it
     is cut apart, as `halves`. The target `native` multiplies codes where the device can and it pays,
     `native-always` where it can; `emulate` multiplies what the codes are worth. `plans` are known once
-    the pass `plan` has run; the numbers count operands that are checked, observed, and not observed.
+    the pass `plan` has run; `replaced` counts functions by the rule that replaced them, the numbers count
+    operands that are checked, observed, and not observed.
     """
 
     graph: Graph
@@ -58,6 +60,7 @@ class Step:
     watch: Watch = Watch()
     halves: Halves | None = None
     plans: tuple[Plan, ...] = ()
+    replaced: Counter[str] = field(default_factory=Counter)
     saved: list[SavedTensor] = field(default_factory=list)
     checked: int = 0
     observed: int = 0

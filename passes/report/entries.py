@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,6 +70,7 @@ class Report:
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
+    replaced: Counter[str] = field(default_factory=Counter)  # functions, by the rule that did it
     products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
     saved: dict[object, list[SavedTensor]] = field(default_factory=dict)  # by frame, with a stash
 
@@ -191,7 +193,8 @@ def report_json(report: Report) -> dict[str, Any]:
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
     were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `lookups`
-    (modules that pick rows of a table, which is no product), `saved_bytes` (of activations kept for
+    (modules that pick rows of a table, which is no product), `functions` (how many each rule of the
+    policy's `functions` replaced), `saved_bytes` (of activations kept for
     the backward: `plain`, `stored`; with a stash), `saved` (the fields of `SavedTensor`),
     `unused_rules` (`rule`, `why`), and `products`, a list with the fields of `Entry`: sizes in
     elements, `flops` counting a multiply and an add as two.
@@ -204,6 +207,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "totals": make_totals(report.entries),
         "not_captured": sorted(report.not_captured),
         "lookups": sorted(report.lookups),
+        "functions": dict(report.replaced),
         "saved_bytes": dict(zip(("plain", "stored"), report.saved_bytes, strict=True)),
         "saved": [asdict(tensor) for group in report.saved.values() for tensor in group],
         "unused_rules": [
@@ -225,6 +229,7 @@ def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
         graphs=int(data["graphs"]),
         not_captured={*data["not_captured"]},
         lookups={*data["lookups"]},
+        replaced=Counter(data.get("functions", {})),
     )
     for number, product in enumerate(data["products"]):
         fields: dict[str, Any] = {

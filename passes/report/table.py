@@ -115,6 +115,14 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
         yield f"note: {count} products: {note}"
     if report.lookups:
         yield f"note: rows of a table picked by number, no product: {', '.join(sorted(report.lookups))}"
+    for rule in report.policy.functions:
+        if count := report.replaced[rule.text]:
+            yield f"{rule.text}: {count} sites"
+        else:
+            yield (
+                f"warning: functions: {rule.text}: no {rule.function} of the captured graphs is one it names "
+                "(fused attention computes its own)"
+            )
     lowered = Counter(entry.lowering for entry in entries if entry.lowering)
     for lowering, count in lowered.most_common():
         yield f"{count} products: {lowering}"

@@ -36,7 +36,8 @@ def attention_product(node: Node, first: int) -> str:
 
 
 def _is_softmax(node: Node) -> bool:
-    return not _SOFTMAX.isdisjoint((str(node.target), str(meta.origin(node))))
+    known = meta.function_of(node) == "softmax"
+    return known or not _SOFTMAX.isdisjoint((str(node.target), str(meta.origin(node))))
 
 
 def _reaches_softmax(start: Node, neighbours: Callable[[Node], Iterable[Node]]) -> bool:

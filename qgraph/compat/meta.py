@@ -17,6 +17,10 @@ _VALUE, _CACHED_SHAPE = "val", "tensor_meta"
 _STACK, _FORWARD_STACK = "nn_module_stack", "fwd_nn_module_stack"
 _HALF, _SEQUENCE, _RECOMPUTE = "partitioner_tag", "seq_nr", "recompute"
 _DESCRIPTION, _ORIGIN = "desc", "original_aten"
+_CUSTOM, _FUNCTION = (
+    "custom",
+    "qgraph_function",
+)  # torch copies what is custom to what a node becomes
 # What the partitioner and later passes must know of an inserted node. Without the tags, the
 # node would land in the wrong half of the graph, or be computed twice under checkpointing.
 _INHERITED = (
@@ -111,6 +115,16 @@ def describe(node: Node, found: Any) -> None:
 def origin(node: Node) -> object:
     """Return the op that `node` is a decomposition of, None if of none."""
     return node.meta.get(_ORIGIN)
+
+
+def mark(node: Node, function: str) -> None:
+    """Say what function `node` computes; all that it is traced and differentiated to then knows it."""
+    node.meta[_CUSTOM] = {**(node.meta.get(_CUSTOM) or {}), _FUNCTION: function}
+
+
+def function_of(node: Node) -> str:
+    """Return what `mark` said of the node that this one was traced from, nothing if it said nothing."""
+    return str((node.meta.get(_CUSTOM) or {}).get(_FUNCTION, ""))
 
 
 def is_tensor(node: Node) -> bool:

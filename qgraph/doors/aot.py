@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Capture:
     facts: GraphFacts
     parameters: tuple[str, ...]
     policy: Policy  # it was captured for: what is quantized is taken apart
+    replaced: Counter[str]  # functions, by the rule that replaced them
 
     def step(self, policy: Policy | None = None, target: Target = "emulate") -> Step:
         """Return what passes rewrite, under `policy` or the one it was captured for."""
@@ -83,7 +85,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
         module = _capture_module(model, dict(inputs))
         outline = Outline.of(model)
         chosen = load_policy("high") if policy is None else policy
-        rewrite_model(module, chosen, outline)
+        replaced = rewrite_model(module, chosen, outline)
         with ExitStack() as stack:
             joint = aot_export_joint_with_descriptors(
                 stack, module, (), dict(inputs), decompositions=decompositions()
@@ -98,6 +100,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
         facts=facts,
         parameters=_own_names(model, module),
         policy=chosen,
+        replaced=replaced,
     )
 
 

@@ -78,6 +78,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)
     report = Report(policy=policy, lowering=describe_lowering(device_of(model)))
+    report.replaced += captured.replaced
     report.add(run_passes(captured.step(), (*names_of("joint"), "verify")))
     if policy.stash:
         report.saved[None] = saved_tensors(captured, policy)

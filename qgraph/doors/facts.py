@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,12 @@ def graph_facts(
     )
 
 
-def rewrite_model(module: GraphModule, policy: Policy, outline: Outline | None) -> None:
-    """Run the passes of the stage `model` on what Dynamo captured, before autograd."""
+def rewrite_model(module: GraphModule, policy: Policy, outline: Outline | None) -> Counter[str]:
+    """Run the passes of the stage `model` on what Dynamo captured, before autograd.
+
+    Return how many functions were replaced, by the rule that did.
+    """
+    replaced: Counter[str] = Counter()
     graphs = [part for part in module.modules() if isinstance(part, GraphModule)]
     modules = outline.modules if outline else {}
     blocks = (
@@ -98,8 +103,10 @@ def rewrite_model(module: GraphModule, policy: Policy, outline: Outline | None) 
     )
     facts = GraphFacts(parameters=frozenset(), blocks=blocks, modules=modules)
     for part in graphs:
-        run_passes(Step(graph=part.graph, policy=policy, facts=facts), names_of("model"))
+        step = Step(graph=part.graph, policy=policy, facts=facts)
+        replaced += run_passes(step, names_of("model")).replaced
         part.recompile()
+    return replaced
 
 
 def input_index(node: Node) -> int | None:

@@ -62,7 +62,7 @@ def make_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         _guard_modules(module)
-        rewrite_model(module, policy, outline)
+        report.replaced += rewrite_model(module, policy, outline)
         frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
         times[part] += 1

@@ -11,6 +11,7 @@ from qgraph.numerics.blocks import (
 )
 from qgraph.numerics.bound import error_bound
 from qgraph.numerics.cast import code_dtype, decode, encode, round_to
+from qgraph.numerics.functions.softmax import two_pass_softmax
 from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
 from qgraph.numerics.noise import philox, random_bits
@@ -51,6 +52,7 @@ __all__ = [
     "sqnr_db",
     "swizzle",
     "torch_dtype",
+    "two_pass_softmax",
     "unswizzle",
     "usual_rounding",
 ]
