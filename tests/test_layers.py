@@ -62,9 +62,11 @@ def test_private_torch_names_are_in_backend_only() -> None:
 
 def test_every_package_is_installed() -> None:
     found = {"qgraph"}
-    for folder in (*(ROOT / "qgraph").iterdir(), ROOT / "passes", ROOT / "tools"):
-        if (folder / "__init__.py").is_file():
-            found.add(f"qgraph.{folder.name}")
+    for layer in ORDER:
+        for file in sources(layer):
+            if file.name == "__init__.py":
+                inside = file.parent.relative_to(ROOT).parts
+                found.add(".".join(inside if inside[0] == "qgraph" else ("qgraph", *inside)))
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
 
 

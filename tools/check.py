@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import QGraphError
-from qgraph.formats.rounding import NEAREST
 from qgraph.policy import (
+    Advice,
     Policy,
-    Stored,
+    lint,
     load_policy,
-    percent,
     policy_json_schema,
     unused_rules,
     why_unused,
 )
-from qgraph.policy.lint import Finding, lint, lint_tokens
+from qgraph.policy.lint_tokens import lint_tokens
 from qgraph.tools.amounts import read_count
 from qgraph.tools.screen import print_json, progress, width
 
@@ -102,7 +101,7 @@ def _hold(model: str, policy: str, batch: int, length: int) -> tuple[Look, float
     return look, size, last[-1].module if last and last[-1].block is None else "lm_head"
 
 
-def _json(found: Policy, warnings: list[Finding], look: Look | None) -> dict[str, Any]:
+def _json(found: Policy, warnings: list[Advice], look: Look | None) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": found.name,
         "source": found.source,
@@ -128,26 +127,9 @@ def _json(found: Policy, warnings: list[Finding], look: Look | None) -> dict[str
     return result
 
 
-def _text(found: Policy, warnings: list[Finding], look: Look | None) -> list[str]:
+def _text(found: Policy, warnings: list[Advice], look: Look | None) -> list[str]:
     lines = [f"{found.name}: {found.source or 'no source given'}", found.path]
-    lines.append(f"  ragged: {found.ragged}")
-    if found.min_flops is not None:
-        lines.append(f"  coverage: at least {percent(found.min_flops)} of product FLOPs quantized")
-    for rule in found.rules:
-        lines.append(f"  {rule.text}")
-        for role, operands in rule.products.items():
-            words = []
-            for kind, operand in operands.items():
-                extra = [operand.transform.name] if operand.transform else []
-                extra += [str(operand.rounding)] if operand.rounding != NEAREST else []
-                words.append(
-                    f"{kind} {operand.format or 'high'}"
-                    + (f" ({', '.join(extra)})" if extra else "")
-                )
-            lines.append(f"    {role}: {', '.join(words)}")
-    lines += [f"  {line}" for line in _memory_lines(found)]
-    lines += [f"  {switch.key}: {switch.text}" for switch in found.schedule]
-    lines += [f"  {monitor.key}: {monitor.text}" for monitor in found.monitors]
+    lines += [f"  {line}" for line in found.lines()]
     if look is not None:
         lines.append(
             f"on {look.source}: {len(look.report.quantized)} of {len(look.entries)} products, "
@@ -172,21 +154,3 @@ def _wrap(text: str) -> list[str]:
         break_on_hyphens=False,
         break_long_words=False,
     )
-
-
-def _memory_lines(policy: Policy) -> list[str]:
-    """Return what the policy says about states, parameters and saved tensors."""
-    found = []
-    if policy.optimizer is not None:
-        states = (f"{name} {_stored(state)}" for name, state in policy.optimizer.states.items())
-        kept = f"; kept: {', '.join(policy.optimizer.keep)}" if policy.optimizer.keep else ""
-        found.append(f"optimizer ({policy.optimizer.storage}): {', '.join(states)}{kept}")
-    if policy.parameters is not None:
-        words = (f"{key} {value}" for key, value in policy.parameters.entry.items())
-        found.append(f"parameters: {', '.join(words)}")
-    return found + [f"{rule.title}: {_stored(rule.stored)}" for rule in policy.stash]
-
-
-def _stored(stored: Stored) -> str:
-    extra = "" if stored.rounding == NEAREST else f" ({stored.rounding})"
-    return f"{stored.format or 'high'}{extra}"

@@ -15,8 +15,7 @@ from qgraph.backend.examples import example_inputs
 from qgraph.backend.models import load_config, model_class
 from qgraph.backend.outline import Layer
 from qgraph.passes import GraphFacts
-from qgraph.policy import Policy
-from qgraph.policy.match import first_match
+from qgraph.policy import Policy, first_match
 
 _ROLES = ("fprop", "dgrad", "wgrad")
 

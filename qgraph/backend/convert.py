@@ -14,7 +14,7 @@ from qgraph.backend.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering
 from qgraph.passes import Report, find_sites, graph_text, lookups, rewrite
-from qgraph.policy import Policy, check_blocks, check_parts
+from qgraph.policy import Policy, check_blocks, check_named_parts
 
 _CONVERTED: WeakKeyDictionary[nn.Module, Conversion] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
@@ -73,7 +73,7 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
             "example_inputs must be the model's keyword inputs, at least one",
             "{'input_ids': ids, 'labels': ids}",
         )
-    check_parts(policy, [name for name, _ in model.named_modules()])
+    check_named_parts(policy, [name for name, _ in model.named_modules()])
     captured = capture(model, example_inputs, policy)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)

@@ -23,7 +23,7 @@ from qgraph.errors import ModelError, QGraphWarning
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import Report, Target
-from qgraph.policy import Policy, check_blocks, check_parts, load_policy, stage
+from qgraph.policy import Policy, check_blocks, check_named_parts, load_policy, stage
 
 # Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
 # The compiled call refers to its model, so only a weak reference to it lets the model go.
@@ -87,7 +87,7 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
-    check_parts(chosen, outline.modules.values())
+    check_named_parts(chosen, outline.modules.values())
     check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
     if chosen.parameters is not None:
         store_parameters(model, chosen.parameters)

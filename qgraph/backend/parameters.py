@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qgraph.errors import QGraphWarning
-from qgraph.policy import ParameterPolicy
-from qgraph.policy.selector import names_module
+from qgraph.policy import ParameterPolicy, names_module
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...], torch.dtype], type[nn.Module]] = {}

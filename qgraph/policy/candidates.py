@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from qgraph.errors import FormatError, PolicyError
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.formats.rounding import NEAREST, STOCHASTIC
-from qgraph.policy.operands import OperandPolicy, Transform
+from qgraph.policy import OperandPolicy, Transform
 
 WORDS = {
     "sr": "gradients are rounded stochastically",

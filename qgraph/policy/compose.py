@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
+from qgraph.policy import ROLES, Policy, SiteFacts, decide, load_policy_text
 from qgraph.policy.candidates import HIGH_CANDIDATE, Candidate
-from qgraph.policy.load import load_policy_text
-from qgraph.policy.match import decide
-from qgraph.policy.model import Policy
-from qgraph.policy.selector import ROLES, SiteFacts
 
 
 def compose_policy(

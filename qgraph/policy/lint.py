@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from qgraph.policy import scaling_law
-from qgraph.policy.match import decide
-from qgraph.policy.model import Policy, Rule
-from qgraph.policy.operands import OperandPolicy
-from qgraph.policy.selector import ROLES, Op, Role, products_of
+from qgraph.policy.decide import decide
+from qgraph.policy.keys.operand import OperandPolicy
+from qgraph.policy.keys.rules import Rule
+from qgraph.policy.model import Policy
+from qgraph.policy.products import ROLES, Op, Role, products_of
 
 NVFP4 = "arXiv 2509.25149"
 FEW_BITS = 4
@@ -17,7 +17,7 @@ _BLOCKS = 20  # of a model to try `last_blocks` on; the smallest that the NVFP4 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Advice:
     """One suspicious choice: where it stands, what is known of it, and what to write instead."""
 
     name: str
@@ -39,7 +39,7 @@ class _Product:
     operand_kinds: tuple[str, ...] = ("input", "weight")
 
 
-def lint(policy: Policy, head: str = "lm_head") -> list[Finding]:
+def lint(policy: Policy, head: str = "lm_head") -> list[Advice]:
     """Return what papers advise against in `policy`; `head` is the module of the model's last product."""
     found = [*_unreachable(policy)]
     for rule in policy.rules:
@@ -58,37 +58,11 @@ def lint(policy: Policy, head: str = "lm_head") -> list[Finding]:
     return found
 
 
-def lint_tokens(policy: Policy, params: float, tokens: float) -> list[Finding]:
-    """Return the formats with which a run of `tokens` on a model of `params` is past the critical size.
-
-    Source: the scaling law of arXiv 2501.02423; see `scaling_law` for what it is fitted on.
-    """
-    found = []
-    formats = {str(o.format): o.format for o in policy.operands if o.format is not None}
-    for name, places in scaling_law.coverage(policy).inside.items():
-        critical = scaling_law.critical_tokens(params, formats[name])
-        if tokens > critical:
-            found.append(
-                _finding(
-                    "tokens", places[0],
-                    f"{_count(tokens)} tokens are past the critical {_count(critical)} of {name} on "
-                    f"{_count(params)} parameters: by the scaling law more data makes the model worse",
-                    "use a wider format, smaller blocks or fewer tokens; see qgraph predict",
-                    "arXiv 2501.02423",
-                )
-            )  # fmt: skip
-    return found
+def _finding(name: str, place: object, problem: str, fix: str, source: str) -> Advice:
+    return Advice(name=name, place=str(place), problem=problem, fix=fix, source=source)
 
 
-def _count(value: float) -> str:
-    return f"{value / 1e12:.3g}T" if value >= 1e12 else f"{value / 1e9:.3g}B"
-
-
-def _finding(name: str, place: object, problem: str, fix: str, source: str) -> Finding:
-    return Finding(name=name, place=str(place), problem=problem, fix=fix, source=source)
-
-
-def _unreachable(policy: Policy) -> Iterator[Finding]:
+def _unreachable(policy: Policy) -> Iterator[Advice]:
     for number, rule in enumerate(policy.rules):
         if str(rule.match) == "everything":
             for later in policy.rules[number + 1 :]:
@@ -100,7 +74,7 @@ def _unreachable(policy: Policy) -> Iterator[Finding]:
             return
 
 
-def _operand(rule: Rule, role: Role, kind: str, operand: OperandPolicy) -> Iterator[Finding]:
+def _operand(rule: Rule, role: Role, kind: str, operand: OperandPolicy) -> Iterator[Advice]:
     where = f"rule {rule.number} {role}.{kind} ({rule.place})"
     fmt = operand.format
     if fmt is None:
@@ -127,7 +101,7 @@ def _operand(rule: Rule, role: Role, kind: str, operand: OperandPolicy) -> Itera
             )  # fmt: skip
 
 
-def _two_weights(rule: Rule) -> Iterator[Finding]:
+def _two_weights(rule: Rule) -> Iterator[Advice]:
     forward, backward = (rule.products.get(role, {}).get("weight") for role in ("fprop", "dgrad"))
     if forward is None or backward is None or forward.format is None or backward.format is None:
         return
@@ -142,7 +116,7 @@ def _two_weights(rule: Rule) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _head(policy: Policy, head: str) -> Iterator[Finding]:
+def _head(policy: Policy, head: str) -> Iterator[Advice]:
     decided = _quantizes(policy, _Product(module=head))
     if decided is not None:
         yield _finding(
@@ -153,7 +127,7 @@ def _head(policy: Policy, head: str) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _last_blocks(policy: Policy) -> Iterator[Finding]:
+def _last_blocks(policy: Policy) -> Iterator[Advice]:
     last = _Product(module="layers.19.mlp.down_proj", block=_BLOCKS - 1, block_count=_BLOCKS)
     decided = _quantizes(policy, last, bits=FEW_BITS, both=True)
     if decided is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import log2, pow
 
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat
-from qgraph.policy.model import Policy
+from qgraph.policy import Policy
 
 _N_SCALE, _N_POWER = 69.2343, 0.2368  # n, a
 _D_SCALE, _D_POWER = 68973.0621, 0.5162  # d, b

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from qgraph.errors import PolicyError
-from qgraph.policy.model import Policy, Rule
-from qgraph.policy.selector import Match
-from qgraph.policy.timed import Moment, Switch
-
-EVERYTHING = Match()
+from qgraph.policy.keys.match import Match
+from qgraph.policy.keys.rules import Rule
+from qgraph.policy.keys.schedule import Switch
+from qgraph.policy.model import Policy
 
 
 def stage(policy: Policy, active: Iterable[int]) -> Policy:
@@ -21,27 +20,19 @@ def stage(policy: Policy, active: Iterable[int]) -> Policy:
     """
     switches = [switch for switch in policy.schedule if switch.number in set(active)]
     rules = [variant for rule in policy.rules for variant in _variants(rule, switches)]
-    return replace(
-        policy,
-        rules=tuple(rules),
-        schedule=(),
-        monitors=(),
-        min_flops=None if switches else policy.min_flops,
-    )
-
-
-def speaks_about(switch: Switch, rule: Rule) -> bool:
-    """Whether a switch changes sites that `rule` decides."""
-    return not rule.keep if switch.rules is None else rule.number in switch.rules
+    changed: dict[str, object] = {"rules": tuple(rules), "schedule": (), "monitors": ()}
+    if switches:
+        changed["coverage"] = None
+    return replace(policy, values={**policy.values, **changed})
 
 
 def _variants(rule: Rule, switches: Sequence[Switch]) -> list[Rule]:
     """Return the rules that stand for `rule`: a switch of some of its sites comes before the rest."""
     variants = [rule]
     for switch in switches:
-        if not speaks_about(switch, rule):
+        if not switch.speaks_about(rule):
             continue
-        if switch.match == EVERYTHING:
+        if switch.match == Match():
             variants = [_switched(variant, switch) for variant in variants]
             continue
         variants = [
@@ -76,7 +67,7 @@ def check_run(policy: Policy, total: int) -> None:
     """
     last = 0
     for switch in policy.schedule:
-        for word, moment in _moments(switch):
+        for word, moment in switch.moments.items():
             steps = moment.of(total)
             if word in ("at", "every") and steps >= total:
                 problem = f"{moment} is past the end: the run has {total} steps"
@@ -99,16 +90,6 @@ def check_run(policy: Policy, total: int) -> None:
             word = "at" if switch.at else "every"
             raise _fault(switch, word, problem, "write switches in the order of their steps")
         last = start
-
-
-def _moments(switch: Switch) -> list[tuple[str, Moment]]:
-    pairs = (
-        ("at", switch.at),
-        ("every", switch.every),
-        ("for", switch.lasts),
-        ("until", switch.until),
-    )
-    return [(word, moment) for word, moment in pairs if moment is not None]
 
 
 def _fault(switch: Switch, word: str, problem: str, fix: str) -> PolicyError:

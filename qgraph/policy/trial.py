@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, fields
 
-from qgraph.policy.model import Policy, Rule
-from qgraph.policy.selector import Match, SiteFacts
+from qgraph.policy import Match, Policy, Rule, SiteFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,7 @@ from torch.optim import Optimizer
 
 from qgraph.backend.jit import PolicyLike, as_policy
 from qgraph.errors import ModelError, PolicyError, QGraphWarning
-from qgraph.policy import Policy
-from qgraph.policy.faults import nearest
-from qgraph.policy.groups import EMBEDDINGS, GROUPS
-from qgraph.policy.selector import names_module
+from qgraph.policy import EMBEDDINGS, GROUPS, Policy, did_you_mean, names_module
 from qgraph.training.keeping import Keeper
 from qgraph.training.packing import Packed, is_saved
 
@@ -240,7 +237,7 @@ def _check_states(optimizer: Optimizer, policy: Policy) -> None:
     for name in policy.optimizer.states:
         if name in known:
             continue
-        fix = nearest(name, known) if known else "remove it: with these settings it keeps none"
+        fix = did_you_mean(name, known) if known else "remove it: with these settings it keeps none"
         raise PolicyError(
             policy.optimizer.places.get(name, policy.path or policy.name),
             f"optimizer.{name}",

@@ -18,9 +18,7 @@ from qgraph.passes import Report, find_sites
 from qgraph.passes.plan import plan_sites
 from qgraph.passes.split_products import split_products
 from qgraph.passes.table import operand_text
-from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
-from qgraph.policy.groups import GROUPS
-from qgraph.policy.selector import ROLES, Group
+from qgraph.policy import GROUPS, ROLES, Group, Policy, load_policy, recipe_names, unused_rules
 from tests.backend.models import make_llama, token_batch
 from tests.policy.sites import stack
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import qgraph.policy
-from qgraph.policy import load_policy, load_policy_text, policy_json_schema, recipe_names
-from qgraph.policy.lint import lint, lint_tokens
+from qgraph.policy import lint, load_policy, load_policy_text, policy_json_schema, recipe_names
+from qgraph.policy.lint_tokens import lint_tokens
 
 KEPT = "  - {match: {module: lm_head}, keep: high}\n  - {match: {last_blocks: 1}, keep: high}\n"
 RULES = "  - match: {{op: linear}}\n    {}\n"

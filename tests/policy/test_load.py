@@ -4,8 +4,13 @@ from pathlib import Path
 import pytest
 
 from qgraph.errors import PolicyError
-from qgraph.policy import load_policy, load_policy_dict, load_policy_text, recipe_names
-from qgraph.policy.load import dump_policy
+from qgraph.policy import (
+    dump_policy,
+    load_policy,
+    load_policy_dict,
+    load_policy_text,
+    recipe_names,
+)
 
 RECIPES = {"fp8", "high", "int8", "mxfp4", "mxfp8", "nvfp4", "nvfp4_naive", "quartet"}
 TEXT = """\

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qgraph.errors import Place, PolicyError
-from qgraph.policy.document import Document, Path, shown
+from qgraph.policy import keys
+from qgraph.policy.file.document import Document, Path
+from qgraph.policy.file.words import one_line
 
-BY_NAME = ("formats", "transforms", "groups", "claims")  # merged entry by entry, not as a whole
-Places = dict[Path, Place]
-OWN = ("name", "page")  # never taken from the base
+_Places = dict[Path, Place]
 MAX_CHAIN = 8
 
 
@@ -31,7 +31,7 @@ def extended(document: Document, read: Callable[[str], Document]) -> Document:
         except PolicyError as error:
             if error.key != "policy":  # a fault inside the base has its own place
                 raise
-            problem = f"'{shown(name)}': {error.problem}"
+            problem = f"'{one_line(name)}': {error.problem}"
             raise chain[-1].fault(("extends",), problem, error.fix) from None
     found = chain.pop()
     while chain:
@@ -41,22 +41,24 @@ def extended(document: Document, read: Callable[[str], Document]) -> Document:
 
 def _merged(base: Document, own: Document) -> Document:
     data = dict(own.data) if isinstance(own.data, dict) else {}
-    keys, values = dict(own.keys), dict(own.values)
+    places, values = dict(own.keys), dict(own.values)
+    ways = {key.name: key.extends for key in keys.KEYS}
     for key in base.words(()):
-        if key in OWN or key == "extends":
+        way = ways.get(key, "whole")  # an unknown key is told of where it stands
+        if way == "never":
             continue
         if key not in data:
             data[key] = base.at((key,))
-            _take((key,), base, keys, values)
-        elif key in BY_NAME and isinstance(data[key], dict):
+            _take((key,), base, places, values)
+        elif way == "names" and isinstance(data[key], dict):
             own_entries = set(data[key])
             data[key] = {**{w: base.at((key, w)) for w in base.words((key,))}, **data[key]}
             for word in base.words((key,)):
                 if word not in own_entries:
-                    _take((key, word), base, keys, values)
-    return replace(own, data=data, keys=keys, values=values)
+                    _take((key, word), base, places, values)
+    return replace(own, data=data, keys=places, values=values)
 
 
-def _take(path: Path, base: Document, keys: Places, values: Places) -> None:
-    for mine, theirs in ((keys, base.keys), (values, base.values)):
+def _take(path: Path, base: Document, places: _Places, values: _Places) -> None:
+    for mine, theirs in ((places, base.keys), (values, base.values)):
         mine |= {p: place for p, place in theirs.items() if p[: len(path)] == path}

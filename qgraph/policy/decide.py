@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from qgraph.errors import PolicyError, QGraphWarning
-from qgraph.policy.model import Policy, Rule
-from qgraph.policy.operands import HIGH, OperandPolicy
-from qgraph.policy.selector import SiteFacts, from_start
-from qgraph.policy.timed import Switch
+from qgraph.policy.keys.match import from_start
+from qgraph.policy.keys.operand import HIGH, OperandPolicy
+from qgraph.policy.keys.rules import Rule
+from qgraph.policy.keys.schedule import Switch
+from qgraph.policy.model import Policy
+from qgraph.policy.products import SiteFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def check_blocks(policy: Policy, sites: Iterable[SiteFacts]) -> None:
             _check_rule(rule, count)
 
 
-def check_parts(policy: Policy, modules: Iterable[str]) -> None:
+def check_named_parts(policy: Policy, modules: Iterable[str]) -> None:
     """Check that the model has the named parts, such as ffn, that the policy quantizes.
 
     Warns (QGraphWarning) of each rule whose part the model lacks.

@@ -11,11 +11,13 @@ from pathlib import Path
 import yaml
 
 from qgraph.errors import Place, PolicyError
-from qgraph.policy.document import Document, printable, read_document
-from qgraph.policy.extend import extended
-from qgraph.policy.faults import validate
+from qgraph.policy.file.document import Document, read_document
+from qgraph.policy.file.extend import extended
+from qgraph.policy.file.faults import validate
+from qgraph.policy.file.resolve import resolve
+from qgraph.policy.file.schema import policy_schema
+from qgraph.policy.file.words import printable
 from qgraph.policy.model import Policy
-from qgraph.policy.resolve import resolve
 
 MAX_BYTES = 1 << 20  # a recipe has 2000
 SUFFIXES = (".yaml", ".yml")
@@ -76,7 +78,7 @@ def load_policy_text(text: str, file: str = "<string>") -> Policy:
         return read_document(found, printable(where))
 
     document = extended(read_document(text, printable(file)), base)
-    return resolve(validate(document), document)
+    return resolve(validate(document, policy_schema()), document)
 
 
 def load_policy_dict(data: Mapping[str, object]) -> Policy:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from qgraph.errors import Place, PolicyError
+from qgraph.policy.file.words import one_line
 
 Path = tuple[str | int, ...]
 MAX_DEPTH = 12  # a policy needs 6
@@ -52,19 +53,14 @@ def key_text(path: Path) -> str:
     """Return a path as errors print it: rules[2].fprop.weight."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{shown(step)}" if text else shown(step)
+        text += (
+            f"[{step}]"
+            if isinstance(step, int)
+            else f".{one_line(step)}"
+            if text
+            else one_line(step)
+        )
     return text or "policy"
-
-
-def printable(text: str) -> str:
-    """Return text with line breaks and the like written as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def shown(text: str) -> str:
-    """Return text fit for one line of an error, cut after 60 characters."""
-    text = printable(text)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_document(text: str, file: str) -> Document:
@@ -123,7 +119,7 @@ class _Reader:
                 fix = "write the value out in each place"
                 raise PolicyError(place, "yaml", "anchors and aliases are not supported", fix)
             if tag := getattr(event, "tag", None):
-                problem = f"the tag '{shown(tag)}' is not supported"
+                problem = f"the tag '{one_line(tag)}' is not supported"
                 raise PolicyError(place, "yaml", problem, "remove it")
 
     def place(self, item: yaml.Node | yaml.Event) -> Place:
@@ -153,7 +149,7 @@ class _Reader:
 
     def _text(self, text: str, node: yaml.Node, path: Path) -> str:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            problem = f"'{shown(text)}' holds half a character"
+            problem = f"'{one_line(text)}' holds half a character"
             raise PolicyError(self.place(node), key_text(path), problem, "remove the escape")
         return text
 
@@ -170,7 +166,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> PolicyEr
     mark = error.problem_mark or error.context_mark
     assert mark is not None, f"a YAML error without a place: {error}"
     place = Place(file=file, line=mark.line + 1, column=mark.column + 1)
-    problem = shown(error.problem or "not YAML")
+    problem = one_line(error.problem or "not YAML")
     fix = "check the indentation, brackets and quotes here and on the line above"
     if mark.index < len(text) and text[mark.index] == "\t":
         problem, fix = "a tab where YAML takes only spaces", "indent with spaces"
