@@ -52,7 +52,7 @@ class Key(Generic[T]):
 
     What it says, of a value and its policy: `written`, as a file holds it, `numbers`, what of it
     changes numbers and so the fingerprint (left out, all that is written), both None where there is
-    nothing to say; `words`, the lines of a report; `changes`, whether it is more than policy high.
+    nothing to say; `words`, the lines of a report; `changes`, whether it does something to a run.
     """
 
     name: str

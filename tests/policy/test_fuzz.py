@@ -31,6 +31,9 @@ schedule:
 monitors:
   - {watch: logit_sharpness, name: sharp, above: 0.5, every: 10, action: stop}
   - {watch: loss_spike, window: 50}
+transforms: {r: {hadamard: 16, signs: run, seed: 7}}
+functions: [{modules: "*.attn.*", softmax: two_pass}, {softmax: two_pass}]
+calibrate: [{clip: {steps: 5, lowest: 30%}}, {clip: {modules: [a, b]}}]
 """
 )
 WORDS = [
@@ -44,7 +47,7 @@ KEYS = [
     "match", "keep", "fprop", "dgrad", "wgrad", "op", "module", "role", "blocks", "last_blocks",
     "input", "weight",
     "lhs", "grad_output", "format", "rounding", "transform", "element", "block", "scale",
-    "hadamard",
+    "hadamard", "seed", "functions", "modules", "softmax", "calibrate", "clip", "steps", "lowest",
 ]  # fmt: skip
 FAST = settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

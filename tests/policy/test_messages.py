@@ -595,6 +595,16 @@ CASES = {
         "5:32: transforms.t.seed: signs of te are not drawn from a seed",
         "remove seed, or write signs: run",
     ),
+    "seed that is no number": (
+        _transform("hadamard: 16, signs: run, seed: x"),
+        "5:39: transforms.t.seed: 'x' is no seed",
+        "write a whole number from 0 on, below 2**32",
+    ),
+    "seed below zero": (
+        _transform("hadamard: 16, signs: run, seed: -1"),
+        "5:39: transforms.t.seed: '-1' is no seed",
+        "write a whole number from 0 on, below 2**32",
+    ),
     "misspelt operand key": (
         _rule("match: {op: linear}, fprop: {input: {format: fp4, round: nearest}}"),
         "6:56: rules[0].fprop.input: unknown key 'round'",

@@ -14,6 +14,7 @@ from qgraph.policy import (
     decide,
     dump_policy,
     load_policy,
+    load_policy_dict,
     load_policy_text,
     policy_json_schema,
     recipe_names,
@@ -144,6 +145,23 @@ def test_recipe_and_its_resolved_form_fit_the_json_schema(recipe: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"functions": [{"softmax": "two_pass"}, {"modules": ["a.*"], "softmax": "two_pass"}]},
+        {"calibrate": [{"clip": {}}, {"clip": {"steps": 5, "lowest": "30%", "modules": "a"}}]},
+    ],
+)
+def test_json_schema_takes_what_the_loader_takes(change: dict[str, object]) -> None:
+    schema = policy_json_schema()
+    given = load_policy("nvfp4").to_dict() | change
+    assert _misfit(given, schema, schema) == ""
+    assert _misfit(load_policy_dict(given).to_dict(), schema, schema) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"functions": []},
+        {"functions": [{"softmax": "twopass"}]},
+        {"calibrate": [{"clip": {"stesp": 2}}]},
         {"qgraph": 2},
         {"ragged": "padd"},
         {"schedule": []},
@@ -185,7 +203,7 @@ def _misfit(value: Any, schema: Any, root: Any) -> str:
             k: v for k, v in schema.items() if k != "$ref"
         }
     known = {"$schema", "$defs", "additionalProperties", "anyOf", "const", "default", "description",
-             "enum", "examples", "exclusiveMaximum", "items", "maxItems", "minItems", "minLength",
+             "enum", "examples", "exclusiveMaximum", "items", "maxItems", "maximum", "minItems", "minLength",
              "minimum", "pattern", "prefixItems",
              "properties", "required", "title", "type"}  # fmt: skip
     assert set(schema) <= known, f"this checker does not know {set(schema) - known}"

@@ -177,6 +177,14 @@ def test_a_wrong_switch_is_told_with_its_place(case: str) -> None:
     assert str(caught.value) == f"p.yaml:12:{problem}\n  fix: {fix}"
 
 
+def test_a_switch_may_set_back_what_another_changed() -> None:
+    back = "at: 2, set: {fprop: {input: fp4, weight: fp4}}"
+    policy = with_schedule("at: 1, set: {fprop: high}", back)
+    assert stage(policy, [1, 2]).fingerprint() == stage(policy, []).fingerprint()
+    with pytest.raises(PolicyError, match="it changes nothing"):
+        with_schedule("at: 1, set: {dgrad: high}", back)
+
+
 def test_switches_in_the_wrong_order_are_told() -> None:
     with pytest.raises(PolicyError) as caught:
         with_schedule("at: 90%, set: high", "at: 50%, set: {fprop: high}")

@@ -12,8 +12,9 @@ from pydantic import Field, PlainValidator, WithJsonSchema, create_model
 
 from qgraph.policy.file.document import Path
 from qgraph.policy.file.entry import FileEntry, optional, value_fault
+from qgraph.policy.file.words import flow_text
 from qgraph.policy.key import Key, Reading
-from qgraph.policy.keys.functions import EVERYWHERE, ModulesEntry, modules_entry, modules_text
+from qgraph.policy.keys.groups import EVERYWHERE, ModulesEntry, modules_entry, modules_text
 
 _STEPS = range(2, 101)
 
@@ -60,8 +61,8 @@ def _steps(value: object) -> int:
 
 def _ratio(value: object) -> float:
     text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,4})?)( ?%)?", text)
-    ratio = Fraction(found[1]) / (100 if found[2] else 1) if found else Fraction(0)
+    found = re.fullmatch(r"(0\.[0-9]{1,4})|([0-9]{1,2}(?:\.[0-9]{1,2})?) ?%", text)
+    ratio = Fraction(found[1] or Fraction(found[2]) / 100) if found else Fraction(0)
     if not 0 < ratio < 1:
         fix = "write a number above 0 and below 1 such as 0.5, or a percent such as 50%"
         raise value_fault(f"'{value}' is no ratio to clip at", fix)
@@ -69,7 +70,7 @@ def _ratio(value: object) -> float:
 
 
 class ClipEntry(ModulesEntry):
-    """Clipping ranges: the ratio of each range that leaves the least error in what a layer gives."""
+    """Clipping: the ratio of its range at which a tensor is clipped with the least error."""
 
     example: ClassVar[object] = {"steps": 20}
     steps: Annotated[
@@ -104,9 +105,12 @@ def _resolve(entries: list[Any], reading: Reading) -> tuple[CalibrationStep, ...
 def _step(index: int, entry: Any, reading: Reading) -> CalibrationStep:
     path: Path = ("calibrate", index)
     named = reading.document.words(path)
-    if len(named) != 1:
-        problem = f"{' and '.join(named)} are two steps" if named else "it names no method"
-        fix = f"write each as a step of its own: [{{{next(iter(METHODS))}: {{}}}}]"
+    if not named:
+        method, known = next(iter(METHODS.items()))
+        fix = f"write {flow_text({method: known.example})}"
+        raise reading.document.fault(path, "it names no method", fix)
+    if len(named) > 1:
+        problem, fix = f"{' and '.join(named)} are two steps", "write each as a step of its own"
         raise reading.document.fault(path, problem, fix)
     (method,) = named
     options = getattr(entry, method).model_dump()

@@ -9,16 +9,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from qgraph.policy.file.document import Path
-from qgraph.policy.file.entry import FileEntry, optional
-from qgraph.policy.file.values import Modules
+from qgraph.policy.file.entry import optional
 from qgraph.policy.key import Key, Reading
-from qgraph.policy.keys.groups import names_module
+from qgraph.policy.keys.groups import (
+    EVERYWHERE,
+    ModulesEntry,
+    modules_entry,
+    modules_text,
+    names_module,
+)
 
 # What may be said of each function: how it is computed. The first is shown as the example.
 FUNCTIONS: Mapping[str, tuple[str, ...]] = {
     "softmax": ("two_pass",),  # the largest value and the sum in one pass, the quotients in another
 }
-EVERYWHERE = ("*",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +51,6 @@ class FunctionRule:
     def text(self) -> str:
         """The rule in one line."""
         return f"{self.function} {self.use}{modules_text(self.modules)}"
-
-
-def modules_entry(modules: tuple[str, ...]) -> dict[str, object]:
-    """Return the modules something is done in, as a policy file writes them; everywhere is left out."""
-    return {} if modules == EVERYWHERE else {"modules": list(modules)}
-
-
-def modules_text(modules: tuple[str, ...]) -> str:
-    """Return the modules something is done in, to follow what it is."""
-    return "" if modules == EVERYWHERE else f" in {' or '.join(modules)}"
-
-
-class ModulesEntry(FileEntry):
-    """What is done in some modules."""
-
-    modules: Modules | None = optional(
-        "Module paths, as in `module` of a rule; left out, all of them.", "model.layers.*"
-    )
 
 
 def _field(function: str, uses: tuple[str, ...]) -> Any:

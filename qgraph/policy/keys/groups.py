@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qgraph.policy.file.entry import FileEntry, optional
 from qgraph.policy.file.values import Modules
 from qgraph.policy.key import Key, Reading, nothing
 
@@ -38,6 +39,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+EVERYWHERE = ("*",)
 # Embeddings' names: a list that holds them all fits any model, so one that is missing is no fault.
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "shared")
 
@@ -64,6 +66,24 @@ def names_module(glob: str, module: str) -> bool:
     if any(letter in glob for letter in "*?["):
         return fnmatch.fnmatchcase(module, glob)
     return module == glob or module.endswith(f".{glob}")
+
+
+def modules_entry(modules: tuple[str, ...]) -> dict[str, object]:
+    """Return the modules something is done in, as a policy file writes them; everywhere is left out."""
+    return {} if modules == EVERYWHERE else {"modules": list(modules)}
+
+
+def modules_text(modules: tuple[str, ...]) -> str:
+    """Return the modules something is done in, to follow what it is."""
+    return "" if modules == EVERYWHERE else f" in {' or '.join(modules)}"
+
+
+class ModulesEntry(FileEntry):
+    """What is done in some modules."""
+
+    modules: Modules | None = optional(
+        "Module paths, as in `module` of a rule; left out, all of them.", "model.layers.*"
+    )
 
 
 def _resolve(entry: Mapping[str, list[str]], reading: Reading) -> dict[str, Group]:
