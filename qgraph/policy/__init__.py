@@ -19,6 +19,7 @@ from qgraph.policy.file.load import (
 from qgraph.policy.file.schema import policy_json_schema
 from qgraph.policy.file.values import Moment, percent
 from qgraph.policy.file.words import did_you_mean
+from qgraph.policy.keys import KEYS
 from qgraph.policy.keys.calibrate import CalibrationStep
 from qgraph.policy.keys.format import Stored
 from qgraph.policy.keys.functions import FunctionRule
@@ -37,7 +38,7 @@ from qgraph.policy.products import ATTENTION, OPS, ROLES, Op, Role, SiteFacts, p
 from qgraph.policy.stages import check_run, stage
 
 __all__ = [
-    "ATTENTION", "EMBEDDINGS", "GROUPS", "HIGH", "OPS", "PLATEAU", "ROLES", "Advice", "BlockCount",
+    "ATTENTION", "EMBEDDINGS", "GROUPS", "HIGH", "KEYS", "OPS", "PLATEAU", "ROLES", "Advice", "BlockCount",
     "CalibrationStep", "Decision", "FunctionRule", "Group", "Match", "Moment", "Monitor", "Op",
     "OperandPolicy", "OptimizerPolicy", "ParameterPolicy", "Policy", "Role", "Rule", "SiteFacts",
     "StashRule", "Stored", "Switch", "Transform", "check_blocks", "check_named_parts", "check_run",

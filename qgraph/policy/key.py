@@ -38,7 +38,7 @@ def nothing(value: object, policy: Policy) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Key(Generic[T]):
-    """A key of a policy file: all that is known of it, in one place.
+    """A key of a policy file: all that is known of it, in the one `module` that makes it.
 
     As an attribute of `Policy` it is what the policy says: `stash = STASH_KEY` types `policy.stash`.
     A key without an attribute is read by `KEY.of(policy)` or `policy.values["name"]`.
@@ -55,6 +55,7 @@ class Key(Generic[T]):
     nothing to say; `words`, the lines of a report; `changes`, whether it does something to a run.
     """
 
+    module: str
     name: str
     entry: Any
     description: str

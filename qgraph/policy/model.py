@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from qgraph.policy import keys
-from qgraph.policy.keys.about import PAGE_KEY, SOURCE_KEY
 from qgraph.policy.keys.calibrate import CALIBRATE_KEY
 from qgraph.policy.keys.claims import CLAIMS_KEY
 from qgraph.policy.keys.coverage import COVERAGE_KEY
@@ -17,10 +16,12 @@ from qgraph.policy.keys.functions import FUNCTIONS_KEY
 from qgraph.policy.keys.monitor import MONITORS_KEY
 from qgraph.policy.keys.operand import OperandPolicy
 from qgraph.policy.keys.optimizer import OPTIMIZER_KEY
+from qgraph.policy.keys.page import PAGE_KEY
 from qgraph.policy.keys.parameters import PARAMETERS_KEY
 from qgraph.policy.keys.ragged import RAGGED_KEY
 from qgraph.policy.keys.rules import RULES_KEY, operands_of
 from qgraph.policy.keys.schedule import SCHEDULE_KEY
+from qgraph.policy.keys.source import SOURCE_KEY
 from qgraph.policy.keys.stash import STASH_KEY
 
 

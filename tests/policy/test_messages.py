@@ -3,8 +3,7 @@
 import pytest
 
 from qgraph.errors import PolicyError
-from qgraph.policy import load_policy_text
-from qgraph.policy.keys import KEYS
+from qgraph.policy import KEYS, load_policy_text
 
 HEAD = "qgraph: 1\nname: p\n"
 FP4 = "formats: {fp4: {element: e2m1, block: [1, 16], scale: e4m3, tensor_scale: fp32}}\n"

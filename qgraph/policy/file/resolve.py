@@ -6,7 +6,7 @@ from qgraph.policy import keys
 from qgraph.policy.file.document import Document
 from qgraph.policy.file.entry import FileEntry
 from qgraph.policy.key import Reading
-from qgraph.policy.keys.about import NAME_KEY
+from qgraph.policy.keys.name import NAME_KEY
 from qgraph.policy.model import Policy
 
 

@@ -121,6 +121,7 @@ def _step(index: int, entry: Any, reading: Reading) -> CalibrationStep:
 
 
 CALIBRATE_KEY: Key[tuple[CalibrationStep, ...]] = Key(
+    module=__name__,
     name="calibrate",
     entry=Annotated[list[CalibrationEntry], Field(min_length=1)],
     description="What is looked for in data before a run, step by step.",

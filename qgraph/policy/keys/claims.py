@@ -23,6 +23,7 @@ def _resolve(entries: Mapping[str, ClaimEntry], reading: Reading) -> Claims:
 
 
 CLAIMS_KEY: Key[Claims] = Key(
+    module=__name__,
     name="claims",
     entry=dict[str, ClaimEntry],
     description="What is quantized, per group, in the report's words; tests hold recipes to it.",

@@ -30,6 +30,7 @@ def _words(least: Fraction | None, policy: Policy) -> Iterator[str]:
 
 
 COVERAGE_KEY: Key[Fraction | None] = Key(
+    module=__name__,
     name="coverage",
     entry=CoverageEntry | None,
     description="What has to be quantized; with less, converting and training stop.",

@@ -263,6 +263,7 @@ def _written(declared: object, policy: Policy) -> object:
 
 
 FORMATS_KEY: Key[dict[str, Stored]] = Key(
+    module=__name__,
     name="formats",
     entry=dict[str, Format],
     description="Number formats by name: fields, or the text form or name of one (`qgraph formats`).",

@@ -82,6 +82,7 @@ def _rules(index: int, entry: Any, reading: Reading) -> list[FunctionRule]:
 
 
 FUNCTIONS_KEY: Key[tuple[FunctionRule, ...]] = Key(
+    module=__name__,
     name="functions",
     entry=Annotated[list[FunctionEntry], Field(min_length=1)],
     description="Functions computed by another definition than the model's own; of rules that name one "

@@ -98,6 +98,7 @@ def _written(known: object, policy: Policy) -> object:
 
 
 GROUPS_KEY: Key[dict[str, Group]] = Key(
+    module=__name__,
     name="groups",
     entry=dict[str, Modules],
     description="Named parts of the model, by module paths as in `module`; ! takes modules out again.",

@@ -259,6 +259,7 @@ def _resolve(entries: list[MatchEntry], reading: Reading) -> tuple[Match, ...]:
 
 
 KEEP_KEY: Key[tuple[Match, ...]] = Key(
+    module=__name__,
     name="keep",
     entry=list[MatchEntry],
     description="What stays in high precision: tried before the rules, and numbered with them.",

@@ -144,6 +144,7 @@ def _numbers(monitors: tuple[Monitor, ...], policy: Policy) -> object:
 
 
 MONITORS_KEY: Key[tuple[Monitor, ...]] = Key(
+    module=__name__,
     name="monitors",
     entry=Annotated[list[MonitorEntry], Field(min_length=1)],
     description="What to watch.",

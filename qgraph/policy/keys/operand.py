@@ -261,6 +261,7 @@ def _written(declared: object, policy: Policy) -> object:
 
 
 TRANSFORMS_KEY: Key[dict[str, Transform]] = Key(
+    module=__name__,
     name="transforms",
     entry=dict[str, TransformEntry],
     description="Rotations by name.",

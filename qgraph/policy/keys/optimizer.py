@@ -139,6 +139,7 @@ def _resolve(entry: OptimizerEntry | None, reading: Reading) -> OptimizerPolicy 
 
 
 OPTIMIZER_KEY: Key[OptimizerPolicy | None] = Key(
+    module=__name__,
     name="optimizer",
     entry=OptimizerEntry | None,
     description="How the optimizer keeps its states between steps, by the state's name.",

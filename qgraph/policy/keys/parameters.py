@@ -121,6 +121,7 @@ def _resolve(entry: ParametersEntry | None, reading: Reading) -> ParameterPolicy
 
 
 PARAMETERS_KEY: Key[ParameterPolicy | None] = Key(
+    module=__name__,
     name="parameters",
     entry=ParametersEntry | None,
     description="What parameters are stored in and multiplied in.",

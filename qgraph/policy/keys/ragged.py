@@ -9,6 +9,7 @@ from qgraph.policy.key import Key, as_written
 Ragged = Literal["pad", "keep", "error"]
 
 RAGGED_KEY: Key[Ragged] = Key(
+    module=__name__,
     name="ragged",
     entry=Ragged,
     description="A product whose summed axis is no multiple of the block: pad it with zeros, keep it "

@@ -264,6 +264,7 @@ def _words(rules: tuple[Rule, ...], policy: Policy) -> Iterator[str]:
 
 
 RULES_KEY: Key[tuple[Rule, ...]] = Key(
+    module=__name__,
     name="rules",
     entry=Annotated[list[RuleEntry], Field(min_length=1)],
     description="The first rule that matches a site decides.",

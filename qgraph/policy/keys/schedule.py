@@ -317,6 +317,7 @@ def _places(path: Path, document: Document) -> dict[str, Place]:
 
 
 SCHEDULE_KEY: Key[tuple[Switch, ...]] = Key(
+    module=__name__,
     name="schedule",
     entry=Annotated[list[ScheduleEntry], Field(min_length=1)],
     description="Switches of rules, in order of time.",

@@ -124,6 +124,7 @@ def _rule(index: int, entry: StashEntry, reading: Reading) -> StashRule:
 
 
 STASH_KEY: Key[tuple[StashRule, ...]] = Key(
+    module=__name__,
     name="stash",
     entry=Stash | None,
     description="How what the forward saves for the backward is stored: a format, or rules of which "
