@@ -10,11 +10,9 @@ import typer
 
 from qgraph.backend.devices import find_device
 from qgraph.backend.speed import read_speeds
-from qgraph.policy import load_policy
+from qgraph.policy import ROLES, load_policy
 from qgraph.tools.amounts import bytes_text, count_text
 from qgraph.tools.screen import print_json, progress, width
-
-ROLES = ("fprop", "dgrad", "wgrad")
 
 
 def cost(

@@ -15,9 +15,7 @@ from qgraph.backend.examples import example_inputs
 from qgraph.backend.models import load_config, model_class
 from qgraph.backend.outline import Layer
 from qgraph.passes import GraphFacts
-from qgraph.policy import Policy, first_match
-
-_ROLES = ("fprop", "dgrad", "wgrad")
+from qgraph.policy import ROLES, Policy, first_match
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,7 @@ def _rules(
     for name, _ in block.named_modules():
         layer = Layer.at(f"{path}.{name}".rstrip("."), dict(sizes))
         for op in ("linear", "sdpa", "matmul", "qk", "pv", "conv", "experts"):
-            for role in _ROLES:
+            for role in ROLES:
                 site = Layer(
                     module=layer.module, block=layer.block, block_count=layer.block_count,
                     op=op, role=role,

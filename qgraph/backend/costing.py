@@ -20,7 +20,7 @@ from qgraph.backend.speed import native_kind, speed_of, stored_kind
 from qgraph.passes import Plan, part_of, plan_sites
 from qgraph.passes.edit import below_permutes
 from qgraph.passes.targets import argument_node, aten, sizes_of
-from qgraph.policy import OperandPolicy, Policy, check_blocks
+from qgraph.policy import ROLES, OperandPolicy, Policy, check_blocks
 
 HIGH_BYTES = 2  # bf16
 _RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default})
@@ -138,7 +138,7 @@ def _relative(plans: Sequence[Plan], speeds: dict[Kind, float]) -> dict[str, flo
     for name, roles in (
         ("forward", ("fprop",)),
         ("backward", ("dgrad", "wgrad")),
-        ("both", ("fprop", "dgrad", "wgrad")),
+        ("both", ROLES),
     ):
         chosen = [plan for plan in plans if plan.site.role in roles]
         whole = sum(map(model_flops, chosen)) or 1.0
