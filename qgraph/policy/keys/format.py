@@ -12,18 +12,18 @@ from qgraph.errors import FormatError
 from qgraph.formats import (
     ELEMENTS,
     NAMED,
+    NEAREST,
     SCALE_ROUNDINGS,
     Block,
     BlockFormat,
     Range,
     Rounding,
+    ScaleRounding,
     find_element,
     make_format,
     make_scale,
     parse_format,
 )
-from qgraph.formats.rounding import NEAREST
-from qgraph.formats.scale import ScaleRounding
 from qgraph.policy.file.document import Document, Path
 from qgraph.policy.file.entry import FileEntry, optional, required
 from qgraph.policy.file.format_values import BlockShape, ElementName, RangeText, ScaleName

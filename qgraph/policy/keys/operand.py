@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from qgraph.formats import Gradient, parse_gradient
-from qgraph.formats.gradient import STRAIGHT
-from qgraph.formats.rounding import NEAREST
+from qgraph.formats import NEAREST, STRAIGHT, Gradient, parse_gradient
 from qgraph.policy.file.document import Path
 from qgraph.policy.file.entry import FileEntry, optional, required, value_fault
 from qgraph.policy.file.values import RoundingText, read_word, word_schema

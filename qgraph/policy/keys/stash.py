@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from qgraph.formats.rounding import NEAREST
+from qgraph.formats import NEAREST
 from qgraph.policy.file.document import Path
 from qgraph.policy.file.entry import FileEntry, optional, value_fault
 from qgraph.policy.file.values import Modules, RoundingText
