@@ -9,12 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from qgraph.ops import find_device
-from qgraph.policy import load_policy
+from qgraph.policy import ROLES, load_policy
 from qgraph.predict import read_speeds
 from qgraph.tools.show.amounts import bytes_text, count_text
 from qgraph.tools.show.screen import print_json, progress, width
-
-ROLES = ("fprop", "dgrad", "wgrad")
 
 
 def cost(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from qgraph.passes.report.entries import Entry, Report, make_totals, weights_text
-from qgraph.policy import unused_rules, why_unused
+from qgraph.policy import ROLES, unused_rules, why_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ def make_rows(entries: Iterable[Entry]) -> list[Row]:
     """
     groups: dict[Entry, list[Entry]] = {}
     # The backward runs the other way round; names keep the forward's order.
-    entries = sorted(entries, key=lambda entry: ("fprop", "dgrad", "wgrad").index(entry.role))
+    entries = sorted(entries, key=lambda entry: ROLES.index(entry.role))
     order = list(dict.fromkeys(_template(entry) for entry in entries))
     for entry in entries:
         alike = replace(entry, block=None, module=_template(entry).rpartition(".")[0])

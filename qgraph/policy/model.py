@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qgraph.policy import keys
@@ -72,6 +72,12 @@ class Policy:
         """How many past steps delayed ranges look at; 0 without any."""
         ranges = (operand.format.scale.range for operand in self.operands if operand.format)
         return max((int(r.value) for r in ranges if r.kind == "delayed"), default=0)
+
+    def but(self, **values: object) -> Policy:
+        """Return the policy with other values of some keys; they are not held against each other."""
+        unknown = {*values} - {*self.values}
+        assert not unknown, f"no key is called {unknown}"
+        return replace(self, values={**self.values, **values})
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that changes numbers: names, places, coverage do not."""

@@ -20,10 +20,8 @@ def stage(policy: Policy, active: Iterable[int]) -> Policy:
     """
     switches = [switch for switch in policy.schedule if switch.number in set(active)]
     rules = [variant for rule in policy.rules for variant in _variants(rule, switches)]
-    changed: dict[str, object] = {"rules": tuple(rules), "schedule": (), "monitors": ()}
-    if switches:
-        changed["coverage"] = None
-    return replace(policy, values={**policy.values, **changed})
+    found = policy.but(rules=tuple(rules), schedule=(), monitors=())
+    return found.but(coverage=None) if switches else found
 
 
 def _variants(rule: Rule, switches: Sequence[Switch]) -> list[Rule]:

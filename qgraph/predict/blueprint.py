@@ -13,9 +13,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from qgraph.doors import Capture, capture
 from qgraph.models import example_inputs, load_config, model_class
 from qgraph.passes import GraphFacts, Layer
-from qgraph.policy import Policy, first_match
-
-_ROLES = ("fprop", "dgrad", "wgrad")
+from qgraph.policy import ROLES, Policy, first_match
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ def _rules(
     for name, _ in block.named_modules():
         layer = Layer.at(f"{path}.{name}".rstrip("."), dict(sizes))
         for op in ("linear", "sdpa", "matmul", "qk", "pv", "conv", "experts"):
-            for role in _ROLES:
+            for role in ROLES:
                 site = Layer(
                     module=layer.module, block=layer.block, block_count=layer.block_count,
                     op=op, role=role,

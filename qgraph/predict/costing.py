@@ -24,7 +24,7 @@ from qgraph.passes import (
     plan_sites,
     sizes_of,
 )
-from qgraph.policy import OperandPolicy, Policy, check_blocks
+from qgraph.policy import ROLES, OperandPolicy, Policy, check_blocks
 from qgraph.predict.shapes import Step
 from qgraph.predict.speed import native_kind, speed_of, stored_kind
 
@@ -143,7 +143,7 @@ def _relative(plans: Sequence[Plan], speeds: dict[Kind, float]) -> dict[str, flo
     for name, roles in (
         ("forward", ("fprop",)),
         ("backward", ("dgrad", "wgrad")),
-        ("both", ("fprop", "dgrad", "wgrad")),
+        ("both", ROLES),
     ):
         chosen = [plan for plan in plans if plan.site.role in roles]
         whole = sum(map(model_flops, chosen)) or 1.0

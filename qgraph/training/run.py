@@ -21,7 +21,7 @@ from qgraph.doors import (
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import make_recorder
 from qgraph.passes import Report
-from qgraph.policy import stage
+from qgraph.policy import ROLES, stage
 from qgraph.training.agree import mean_over_processes
 from qgraph.training.monitors import Monitors
 from qgraph.training.schedule import Schedule
@@ -208,10 +208,7 @@ class Run:
     def _tell_stage(self) -> None:
         """Say what is quantized, after the first step of a new stage."""
         report, self._fresh = self._stages[self._active or ()][0], False
-        counts = {
-            role: sum(entry.role == role for entry in report.quantized)
-            for role in ("fprop", "dgrad", "wgrad")
-        }
+        counts = {role: sum(entry.role == role for entry in report.quantized) for role in ROLES}
         self.say(
             f"step {self.done}: {len(report.quantized)} of {len(report.entries)} products quantized now: "
             + ", ".join(f"{count} {role}" for role, count in counts.items())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_ragged_sizes_are_noted_or_kept() -> None:
         "40 summed elements are no multiple of 16: the last block is padded with zeros"
     }
     found = captured(Shared(40), (4, 16, 40))
-    kept = rewrite(found.graph, replace(policy(rules), ragged="keep"), found.facts)
+    kept = rewrite(found.graph, policy(rules).but(ragged="keep"), found.facts)
     assert {p.reason for p in kept if p.site.role == "fprop" and p.site.op == "linear"} == {
         "40 summed elements are no multiple of 16, and the policy says ragged: keep"
     }
@@ -132,7 +131,7 @@ def test_ragged_sizes_are_noted_or_kept() -> None:
 
 def test_ragged_sizes_stop_where_the_policy_says_so() -> None:
     rules = "  - match: {op: linear}\n    fprop: {input: fp4, weight: tile}\n"
-    strict = replace(policy(rules), ragged="error")
+    strict = policy(rules).but(ragged="error")
     found = captured(Shared(40), (4, 16, 40))
     with pytest.raises(PolicyError) as error:
         rewrite(found.graph, strict, found.facts)

@@ -54,7 +54,7 @@ def test_a_calibration_is_steps_in_file_order() -> None:
 
 def test_a_policy_without_these_keys_has_none() -> None:
     policy = load_policy("nvfp4")
-    assert policy.functions == policy.calibrate == ()
+    assert (policy.functions, policy.calibrate) == ((), ())
     assert not {"functions", "calibrate"} & set(policy.to_dict())
 
 

@@ -148,6 +148,13 @@ def test_policy_knows_whether_it_quantizes_and_rounds_at_random() -> None:
     assert load_policy_text(BASE).stochastic
 
 
+def test_a_policy_with_another_value_is_as_one_read_with_it() -> None:
+    policy = load_policy_text(BASE).but(ragged="keep")
+    assert policy.fingerprint() == _with("ragged: pad", "ragged: keep").fingerprint()
+    with pytest.raises(AssertionError, match="raged"):
+        policy.but(raged="keep")
+
+
 def test_rule_knows_its_place() -> None:
     policy = load_policy_text(BASE, file="base.yaml")
     assert [str(rule.place) for rule in policy.rules] == ["base.yaml:10:5", "base.yaml:11:5"]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from qgraph.formats import Codebook, find_element, parse_format
-from qgraph.policy import dump_policy, try_rules
+from qgraph.policy import ROLES, dump_policy, try_rules
 from qgraph.tools.show.changes import describe, operand_bits
 from qgraph.tools.show.curves import Telemetry, means
 from qgraph.tools.show.flow import product_flow
@@ -112,11 +112,10 @@ def _curves(curves: dict[str, Any] | None, telemetry: Telemetry | None) -> dict[
 
 def in_reading_order(names: Mapping[str, Entry]) -> dict[str, Entry]:
     """Return products module by module as the forward meets them: the backward runs the other way."""
-    roles = ("fprop", "dgrad", "wgrad")
     forward = sorted(names.values(), key=lambda entry: entry.role != "fprop")
     modules = list(dict.fromkeys(entry.module for entry in forward))
     place = {module: number for number, module in enumerate(modules)}
-    key = {name: (place[e.module], roles.index(e.role)) for name, e in names.items()}
+    key = {name: (place[e.module], ROLES.index(e.role)) for name, e in names.items()}
     return {name: names[name] for name in sorted(names, key=lambda name: key[name])}
 
 

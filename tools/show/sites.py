@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from qgraph.errors import FormatError, QGraphError
 from qgraph.formats import find_element, parse_format
-from qgraph.policy import Match
+from qgraph.policy import ROLES, Match
 
 if TYPE_CHECKING:
     from qgraph.passes import Entry, OperandEntry
-
-ROLES = ("fprop", "dgrad", "wgrad")
 
 
 def site_names(entries: Sequence[Entry]) -> dict[str, Entry]:
