@@ -23,6 +23,7 @@ from qgraph.passes.sites.processes import Processes, Split
 from qgraph.passes.sites.traffic import elementwise_traffic
 from qgraph.passes.watch.insert_check import insert_check
 from qgraph.passes.watch.insert_observe import insert_observe
+from qgraph.passes.work import multiply_of, quantize_of
 
 __all__ = [
     "PASSES",
@@ -48,8 +49,10 @@ __all__ = [
     "make_rows",
     "make_totals",
     "module_path",
+    "multiply_of",
     "part_of",
     "plan_sites",
+    "quantize_of",
     "read_report",
     "report_json",
     "report_text",

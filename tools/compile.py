@@ -57,18 +57,16 @@ def compile(
             "qgraph compile only compiles for a GPU that is not there, and runs nothing",
             "add --offline; qgraph bench times a policy on this machine",
         )
-    from qgraph.ops.devices import find_device
+    from qgraph.ops import find_device
 
-    find_device(target)  # before torch is loaded
+    chip = find_device(target)
     with ExitStack() as stack, progress(0) as step:
         step("loading torch")
         from qgraph.doors.artifact import new_directory
-        from qgraph.ops.chips import find_chip
         from qgraph.predict.offline.compile import check_triton, compile_step
         from qgraph.predict.offline.report import comparison, comparison_text, write_sources
 
         check_triton()
-        chip = find_chip(target)
         folder = stack.enter_context(new_directory(keep)) if keep is not None else None
         size: dict[str, Any] = {"batch": batch, "length": length, "compiled": {}, "say": step}
         plain = compile_step(model, load_policy("high"), chip, **size)

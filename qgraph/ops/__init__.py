@@ -23,22 +23,53 @@ from qgraph.ops.define import (
     shared_seed,
     stream,
 )
+from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
+from qgraph.ops.gpu.launch import OPTIONS, Launch
+from qgraph.ops.kernels import KERNELS, Choice, choose, product_named
 from qgraph.ops.lowering import describe_lowering
+from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
+from qgraph.ops.native.int8 import MAX_SUMMED
+from qgraph.ops.quantizing import element_steps
+from qgraph.ops.work import Call, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
+    "DEVICES",
+    "KERNELS",
+    "MAX_SUMMED",
+    "OPTIONS",
+    "Call",
+    "Choice",
+    "Device",
+    "DeviceError",
+    "Kernel",
+    "Kind",
+    "Known",
+    "Launch",
+    "Machine",
+    "Multiply",
+    "Quantize",
+    "Rotate",
+    "Wanted",
+    "at_hand",
     "checked",
+    "choose",
     "delayed",
     "dequantize",
     "describe_lowering",
+    "element_steps",
     "fake_quant",
+    "find_device",
+    "forget_machines",
     "grouped_mm",
     "hadamard",
+    "machine_of",
     "nvfp4_mm",
     "observed_mm",
     "observed_quant",
     "pack",
     "pad_ends",
     "pad_rows",
+    "product_named",
     "quant_backward",
     "quantize",
     "quantize_both",

@@ -20,9 +20,9 @@ from torch.fx import Node
 
 from qgraph import ops
 from qgraph.formats import parse_format
-from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
+from qgraph.numerics.blocks import block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
-from qgraph.ops import cpu
+from qgraph.ops import element_steps
 from qgraph.passes import Plan, Site
 from qgraph.passes.graph.targets import argument_node, is_grouped
 from qgraph.search.candidates import Candidate
@@ -197,8 +197,7 @@ def _operand_statistics(effect: Effect, kind: str, x: Tensor, q: Tensor, node: N
     fmt, axis = parse_format(str(node.args[1])), int(node.args[2])  # type: ignore[arg-type]
     effect.clipped[kind] = 0.0
     if not fmt.scale.random and fmt.scale.range.kind != "delayed":
-        kernels = cpu.KERNELS if cpu.supports(x) else REFERENCE
-        scales = block_scales(x, fmt, axis, None, kernels)
+        scales = block_scales(x, fmt, axis, None, element_steps(x))
         scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), scales)
         outside = (scaled > fmt.element.max) | (scaled < fmt.element.min)
         effect.clipped[kind] = int(outside.sum()) / count
