@@ -37,8 +37,12 @@ from qgraph.passes.sites.find import GraphFacts, Site, find_sites
 from qgraph.passes.sites.parts import part_of
 from qgraph.passes.sites.processes import Processes, Split
 from qgraph.passes.sites.saved import SavedTensor
+from qgraph.passes.sites.splits import check_parts
 from qgraph.passes.sites.traffic import elementwise_traffic
 from qgraph.passes.step import Halves, Pass, Step, Target, Watch
+from qgraph.passes.watch.insert_check import insert_check
+from qgraph.passes.watch.insert_observe import insert_observe
+from qgraph.passes.work import multiply_of, quantize_of
 
 __all__ = [
     "PASSES",
@@ -65,19 +69,24 @@ __all__ = [
     "aten",
     "below_permutes",
     "block_of",
+    "check_parts",
     "elementwise_traffic",
     "find_sites",
     "frame_module",
     "graph_text",
+    "insert_check",
+    "insert_observe",
     "is_grouped",
     "lookups",
     "make_rows",
     "make_totals",
     "module_path",
+    "multiply_of",
     "names_of",
     "open_plans",
     "part_of",
     "plan_sites",
+    "quantize_of",
     "quantizer_of",
     "quantizes_attention",
     "read_report",

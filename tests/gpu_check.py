@@ -16,9 +16,12 @@ from typing import Any
 
 import torch
 
-from qgraph.ops import gpu, packed
+from qgraph.ops import at_hand, nvfp4_mm, pack
+from qgraph.ops.gpu.pack import NVFP4_FORMATS
+from qgraph.ops.gpu.product import why_no_nvfp4
+from tests.ops.asked import product_of
 
-NVFP4 = packed.FORMATS[0]
+NVFP4 = NVFP4_FORMATS[0]
 Row = tuple[str, str, str]  # what, how it went, what was found
 
 
@@ -58,11 +61,11 @@ def product() -> str:
     sides = []
     for rows in (300, 200):
         x = torch.randn(rows, 512, generator=generator).bfloat16()
-        side = packed.pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
+        side = pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
         sides.append(side)
-    want = packed.nvfp4_mm(*sides[0], *sides[1], None, torch.float32)
+    want = nvfp4_mm(*sides[0], *sides[1], None, torch.float32)
     (a, a_scales, a_whole), (b, b_scales, b_whole) = ([t.cuda() for t in side] for side in sides)
-    found = packed.nvfp4_mm(a, a_scales, a_whole, b, b_scales, b_whole, None, torch.float32).cpu()
+    found = nvfp4_mm(a, a_scales, a_whole, b, b_scales, b_whole, None, torch.float32).cpu()
     error = float((found - want).norm() / want.norm())
     # Sums of 512 float32 terms in another order: far below what one code's step would change.
     assert error < 1e-5, f"relative error {error:.2e}"
@@ -73,14 +76,13 @@ def eight_bits() -> str:
     """Hold products of 8-bit codes, through torch's own, to float64 on what the codes are worth."""
     from qgraph import numerics, ops
     from qgraph.formats import parse_format
-    from qgraph.ops.native import native_kind
 
     generator = torch.Generator().manual_seed(1)
     x, w = (torch.randn(n, 500, generator=generator).bfloat16() for n in (300, 200))
     told = []
     for text in ("int8/row/fp32", "e4m3/tensor/fp32", "e4m3/row/fp32", "e4m3/1x32/ue8m0-rceil"):
         fmt = parse_format(text)
-        kind = native_kind(fmt, fmt, "cuda", always=True, dtype=torch.bfloat16)
+        kind = product_of(text, text, at_hand("cuda"), always=True, dtype=torch.bfloat16)
         if kind.startswith("no "):
             told.append(f"{text}: {kind}")
             continue
@@ -131,7 +133,7 @@ def quantizing() -> str:
     sides = (NVFP4, False, False, 0, NVFP4, True, False, 0)
     signs = "+++-+------+-+--"
     rows = {
-        "pack both ways": lambda: packed.pack(x, *sides, signs, "bf16", None),
+        "pack both ways": lambda: pack(x, *sides, signs, "bf16", None),
         "fake_quant": lambda: torch.ops.qgraph.fake_quant(x, NVFP4, -1),
         "rotate_quant": lambda: torch.ops.qgraph.rotate_quant(x, signs, "bf16", NVFP4, -2),
     }
@@ -144,11 +146,10 @@ def products() -> str:
     _needs_nvfp4()
     a, b = (torch.randn(n, 4096, device="cuda").bfloat16() for n in (8192, 14336))
     left, right = (
-        packed.pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3]
-        for x in (a, b)
+        pack(x, NVFP4, False, False, 0, "", False, False, 0, "", "bf16", None)[:3] for x in (a, b)
     )
     plain = _time(lambda: a @ b.T)
-    found = _time(lambda: packed.nvfp4_mm(*left, *right, None, torch.bfloat16))
+    found = _time(lambda: nvfp4_mm(*left, *right, None, torch.bfloat16))
     rate = 2 * 8192 * 14336 * 4096 / 1e12
     return f"bf16 {rate / plain:.0f} TFLOP/s, nvfp4 {rate / found:.0f}: {plain / found:.2f} times"
 
@@ -156,12 +157,9 @@ def products() -> str:
 def eight_bit_times() -> str:
     """Time FP8 codes and products of a Llama-3-8B layer, and of smaller ones, beside bf16's products."""
     from qgraph import ops
-    from qgraph.formats import parse_format
-    from qgraph.ops.native import native_kind
 
     text = "e4m3/tensor/fp32"
-    fmt = parse_format(text)
-    if (why := native_kind(fmt, fmt, "cuda", always=True)).startswith("no "):
+    if (why := product_of(text, text, at_hand("cuda"), always=True)).startswith("no "):
         raise Skip(why)
     told = []
     for m, n, k in (
@@ -189,12 +187,11 @@ def steps() -> str:
     import qgraph
     from qgraph.models.examples import example_inputs
     from qgraph.models.load import load_model
-    from qgraph.ops.native import why_no_nvfp4
 
     start = load_model("preset:wide-llama,hidden=4096").cuda().bfloat16()
     inputs = {key: value.cuda() for key, value in example_inputs(start, 16, 512).items()}
     arms = [("fp8", "native"), ("fp8", "emulate"), ("mxfp8", "emulate"), ("nvfp4", "emulate")]
-    if why_no_nvfp4() is None:
+    if why_no_nvfp4(at_hand("cuda")) is None:
         arms += [("mxfp8", "native-always"), ("nvfp4", "native")]
     models = {"plain": copy.deepcopy(start)}
     models["plain"].compile()
@@ -241,9 +238,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
 
 
 def _needs_nvfp4() -> None:
-    from qgraph.ops.native import why_no_nvfp4
-
-    if (why := why_no_nvfp4()) is not None:
+    if (why := why_no_nvfp4(at_hand("cuda"))) is not None:
         raise Skip(why)
 
 
@@ -262,7 +257,7 @@ def _time(step: Callable[[], Any], rounds: int = 20) -> float:
 
 def run() -> Iterator[Row]:
     """Yield each check's name, `passed`, `failed` or `skipped`, and what was found."""
-    reason = gpu.why_unavailable() or ("" if torch.cuda.is_available() else "no CUDA device")
+    reason = at_hand("cuda").no_triton or ("" if torch.cuda.is_available() else "no CUDA device")
     for name, check in CHECKS:
         start = time.perf_counter()
         try:

@@ -114,7 +114,7 @@ def keys_left_out(found: Sources) -> list[str]:
 
 def kernels_left_out(found: Sources) -> list[str]:
     """Files of kernels that no row of KERNELS runs."""
-    from qgraph.ops.cpu import KERNELS
+    from qgraph.ops.kernels import KERNELS
 
     rows = {kernel.module.removeprefix("qgraph.") for kernel in KERNELS}
     return [name for name in files_of(found, *KERNEL_FOLDERS) if name not in rows]

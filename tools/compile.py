@@ -59,11 +59,10 @@ def compile(
         )
     from qgraph.ops import find_device
 
-    find_device(target)  # before torch is loaded
+    chip = find_device(target)
     with ExitStack() as stack, progress(0) as step:
         step("loading torch")
         from qgraph.doors import new_directory
-        from qgraph.ops import find_chip
         from qgraph.predict import (
             check_triton,
             comparison,
@@ -73,7 +72,6 @@ def compile(
         )
 
         check_triton()
-        chip = find_chip(target)
         folder = stack.enter_context(new_directory(keep)) if keep is not None else None
         size: dict[str, Any] = {"batch": batch, "length": length, "compiled": {}, "say": step}
         plain = compile_step(model, load_policy("high"), chip, **size)

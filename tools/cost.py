@@ -43,9 +43,11 @@ def cost(
 
     For example: qgraph cost preset:llama-7b --policy nvfp4 --device b200 --batch 2 --length 4096
 
-    No weights are loaded and nothing runs: the step is captured from shapes. What is assumed is
-    printed. JSON keys: model, policy, device, batch, length, parameters, blocks, captured, flops,
-    lines, split, relative, speeds, memory (bytes), time (seconds), speedup, products_speedup, fits,
+    No weights are loaded and nothing runs: the step is captured from shapes. Products run as the target
+    native runs them on such a device; what its matrix unit could multiply besides is said apart. What
+    is assumed is printed. JSON keys: model, policy, device, batch, length, parameters, blocks, captured,
+    flops, lines, split, relative, speeds, memory (bytes), time (seconds), speedup, products_speedup,
+    unit (time, speedup and products_speedup if the matrix unit multiplied all that it takes), fits,
     assumptions, unused_rules.
     """
     chosen, chip, relative = load_policy(policy), find_device(device), read_speeds(speeds)
@@ -97,6 +99,7 @@ def _text(found: dict[str, Any], title: str, source: str, columns: int) -> str:
             f"{found['products_speedup']:.2f}"
         ),
     ]
+    lines += _could(found)
     if not found["fits"]:
         lines.append(f"warning: this does not fit one {found['device']}; time is as if it did")
     split = ", ".join(f"{part} {100 * share:.1f}%" for part, share in found["split"].items())
@@ -135,10 +138,26 @@ def _products(found: dict[str, Any]) -> list[str]:
                 reason = line["reason"]
                 reasons[reason] = reasons.get(reason, 0.0) + share
     rows += [
-        f"{100 * share:6.1f}%  {reason or 'codes and scales multiplied by the matrix unit'}"
+        f"{100 * share:6.1f}%  {reason or 'codes multiplied by the matrix unit'}"
         for reason, share in sorted(reasons.items(), key=lambda item: -item[1])
     ]
     return rows
+
+
+def _could(found: dict[str, Any]) -> list[str]:
+    """Say what the matrix unit could multiply and no kernel of qgraph does, or not for less."""
+    shares: dict[str, float] = {}
+    for line in found["lines"]:
+        if line["unit"] != line["runs_as"]:
+            how = ", ".join(filter(None, (f"as {line['unit']}", line["unit_reason"])))
+            shares[how] = shares.get(how, 0.0) + line["flops"] / (found["flops"] or 1)
+    if not shares:
+        return []
+    could = "; ".join(f"{100 * share:.1f}% {how}" for how, share in shares.items())
+    unit = found["unit"]
+    step, products = unit["speedup"], unit["products_speedup"]
+    then = f"Then the speed-up of a step would be {step:.2f}, of its products alone {products:.2f}"
+    return [f"the matrix unit could multiply more than runs so: {could}. {then}"]
 
 
 def _table(

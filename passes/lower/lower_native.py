@@ -12,22 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph import ops
 from qgraph.compat import meta
 from qgraph.formats import parse_format
-from qgraph.ops import MAX_SUMMED, native_kind, takes
+from qgraph.ops import Quantize, at_hand, choose
 from qgraph.passes.graph.edit import add_item, add_node, erase_unused
 from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
 from qgraph.passes.step import Step
+from qgraph.passes.work import multiply_of
 
 aten = torch.ops.aten
 _Codes = dict[tuple[object, ...], tuple[Node, Node]]
@@ -74,7 +72,13 @@ def _read_both_ways(sources: Sequence[Source]) -> set[tuple[Node, str]]:
     for source in sources:
         if source.recompute is None and value_of(source.base).device.type == "cuda":
             axes.setdefault((source.base, source.format), set()).add(source.axis)
-    return {key for key, found in axes.items() if found == {-1, -2} and takes(parse_format(key[1]))}
+    return {key for key, found in axes.items() if found == {-1, -2} and _stores_both(*key)}
+
+
+def _stores_both(base: Node, format: str) -> bool:
+    value = value_of(base)
+    work = Quantize(format=parse_format(format), dtype=value.dtype, rank=value.dim(), wanted="both")
+    return not choose(work, at_hand(value.device.type)).falls_back
 
 
 def _replace(
@@ -119,24 +123,10 @@ def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
 def _kind(plan: Plan, always: bool) -> tuple[str, list[Source]]:
     """Return the kind of native product and what its operands quantize, or a reason and nothing."""
     site, product = plan.site, plan.site.node
-    if product.target not in (aten.mm.default, aten.addmm.default):
-        return f"no native product for {product.target}", []
-    if product.kwargs or (product.target is aten.addmm.default and _bias_dims(product) != 1):
-        return "no native product that scales or adds a matrix", []
-    formats = [operand.format for operand in plan.operands]
-    if formats[0] is None or formats[1] is None:
-        return "no native product with an operand in high precision", []
-    result = value_of(product)
-    summed: Any = value_of(argument_node(product, site.operands[0].argument)).shape[-1]
-    sizes = (*result.shape, summed)
-    kind = native_kind(
-        formats[0], formats[1], result.device.type, always=always, dtype=result.dtype,
-        flops=2 * prod(sizes) if all(isinstance(size, int) for size in sizes) else None,
-    )  # fmt: skip
-    if kind.startswith("no "):
-        return kind, []
-    if kind == "int8" and not statically_known_true(summed <= MAX_SUMMED):
-        return f"no native product that sums more than {MAX_SUMMED} codes", []
+    machine = at_hand(value_of(product).device.type)
+    chosen = choose(multiply_of(plan), machine, always=always)
+    if chosen.falls_back:
+        return chosen.why, []
     sources = []
     for operand in site.operands:
         node, axis = quantizer_of(argument_node(product, operand.argument), operand.axis)
@@ -150,8 +140,4 @@ def _kind(plan: Plan, always: bool) -> tuple[str, list[Source]]:
             recompute=meta.kept_or_not(node),
         )
         sources.append(source)
-    return kind, sources
-
-
-def _bias_dims(product: Node) -> int:
-    return int(value_of(argument_node(product, 0)).dim())
+    return chosen.kernel.name, sources

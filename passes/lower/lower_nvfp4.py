@@ -17,12 +17,13 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
-from qgraph.ops import FORMATS, why_no_nvfp4
+from qgraph.ops import at_hand, choose
 from qgraph.passes.graph.edit import add_item, add_node, erase_unused
 from qgraph.passes.graph.quantizer import LEFT_OVER, Quantizer, quantizer_of
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
 from qgraph.passes.step import Step
+from qgraph.passes.work import multiply_of
 
 aten = torch.ops.aten
 _POINTS = 16
@@ -50,14 +51,13 @@ def lower_nvfp4(step: Step) -> None:
     lowerings: list[str] = []
     for plan in step.plans:
         lowerings.append(plan.lowering)
-        if _speaks_of(plan):
+        if _multiplies_codes(plan):
             first, second = (_side(plan.site.node, operand) for operand in plan.site.operands)
-            reason = _refusal(plan)
-            if not reason and first is not None and second is not None:
+            if first is not None and second is not None:
                 chosen.append((plan.site.node, first, second))
                 lowerings[-1] = "native nvfp4"
             else:
-                lowerings[-1] = f"emulated: {reason or _OTHERWISE}"
+                lowerings[-1] = f"emulated: {_OTHERWISE}"
     packed, made = _pack(graph, chosen), dict[Node, Node]()
     for product, *both in chosen:
         bias = argument_node(product, 0) if product.target is aten.addmm.default else None
@@ -77,23 +77,12 @@ def lower_nvfp4(step: Step) -> None:
 _OTHERWISE = "no native product of these roundings or rotations"
 
 
-def _speaks_of(plan: Plan) -> bool:
-    """Whether a product multiplies NVFP4 on a GPU; others are for `lower_native`."""
-    if plan.status != "quantized" or value_of(plan.site.node).device.type != "cuda":
+def _multiplies_codes(plan: Plan) -> bool:
+    """Whether a product is one of NVFP4 codes; others, and why they are not, are for `lower_native`."""
+    if plan.status != "quantized":
         return False
-    return all(str(operand.format) in FORMATS for operand in plan.operands)
-
-
-def _refusal(plan: Plan) -> str:
-    """Return why the GPU does not multiply the codes of a product, or nothing."""
-    if (why := why_no_nvfp4()) is not None:
-        return why
-    product = plan.site.node
-    if product.target not in (aten.mm.default, aten.addmm.default) or product.kwargs:
-        return f"no native product for {product.target}"
-    if product.target is aten.addmm.default and value_of(argument_node(product, 0)).dim() != 1:
-        return "no native product that adds a matrix"
-    return ""
+    machine = at_hand(value_of(plan.site.node).device.type)
+    return choose(multiply_of(plan), machine).kernel.name == "nvfp4"
 
 
 def _side(product: Node, operand: Any) -> Side | None:

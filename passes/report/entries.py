@@ -10,6 +10,7 @@ from typing import Any
 from qgraph.errors import PolicyError
 from qgraph.passes.graph.places import lookups
 from qgraph.passes.plan import Plan, Status
+from qgraph.passes.report.computed import kernel_of
 from qgraph.passes.sites.saved import SavedTensor
 from qgraph.passes.step import Step
 from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
@@ -17,13 +18,18 @@ from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unus
 
 @dataclass(frozen=True, kw_only=True)
 class OperandEntry:
-    """One operand as it is computed: its kind, format (`high` or a text form), and what goes with it."""
+    """One operand as it is computed: its kind, format (`high` or a text form), and what goes with it.
+
+    `kernel` is what quantizes it: see `kernel_of`. It is empty of an operand that is high, and in
+    reports from before it was told.
+    """
 
     kind: str
     format: str
     rounding: str
     transform: str
     gradient: str  # of the quantizer; empty for straight through
+    kernel: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +164,9 @@ def make_entry(plan: Plan) -> Entry:
                 rounding=str(policy.rounding),
                 transform=policy.transform.name if policy.transform else "",
                 gradient="" if policy.gradient.straight else str(policy.gradient),
+                kernel=kernel_of(plan, index),
             )
-            for operand, policy in zip(site.operands, wanted, strict=True)
+            for index, (operand, policy) in enumerate(zip(site.operands, wanted, strict=True))
         ),
         shape=site.shape,
         flops=site.flops,

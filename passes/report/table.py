@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from qgraph.passes.report.computed import fallback_lines
 from qgraph.passes.report.entries import Entry, Report, make_totals, weights_text
 from qgraph.policy import ROLES, unused_rules, why_unused
 
@@ -126,6 +127,7 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     lowered = Counter(entry.lowering for entry in entries if entry.lowering)
     for lowering, count in lowered.most_common():
         yield f"{count} products: {lowering}"
+    yield from fallback_lines(o.kernel for entry in entries for o in entry.operands)
     for rule in unused_rules(report.policy, entries):
         yield f"warning: {rule.text}: {why_unused(rule, entries)}"
     if entries and report.not_captured:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from qgraph.doors.aot import capture, saved_tensors
 from qgraph.doors.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
-from qgraph.ops import describe_lowering
-from qgraph.passes import Report, find_sites, graph_text, names_of, run_passes
+from qgraph.ops import describe_lowering, state
+from qgraph.passes import (
+    Report,
+    find_sites,
+    graph_text,
+    names_of,
+    run_passes,
+)
 from qgraph.policy import Policy, check_blocks, check_named_parts
 
-_CONVERTED: WeakKeyDictionary[nn.Module, Conversion] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -46,7 +50,7 @@ def convert(model: Model, policy: PolicyLike, example_inputs: Mapping[str, Any])
     chosen = as_policy(policy)
     found = analyze(model, chosen, example_inputs)
     compile(model, chosen)
-    _CONVERTED[model] = found
+    state.CONVERTED[model] = found
     return model
 
 
@@ -55,7 +59,7 @@ def conversion(model: nn.Module) -> Conversion:
 
     Raises: ModelError if the model was not converted.
     """
-    found = _CONVERTED.get(model)
+    found: Conversion | None = state.CONVERTED.get(model)
     if found is None:
         raise ModelError(
             f"this {type(model).__name__} was not converted", "call qgraph.convert first"

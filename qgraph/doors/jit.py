@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import torch
 from torch import nn
@@ -20,13 +20,10 @@ from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
-from qgraph.ops import describe_lowering, make_store
+from qgraph.ops import describe_lowering, make_store, state
 from qgraph.passes import Layer, Report, Target
 from qgraph.policy import Policy, check_blocks, check_named_parts, load_policy, stage
 
-# Kept beside the models, not in them: a copy of a model is not compiled and must not say it is.
-# The compiled call refers to its model, so only a weak reference to it lets the model go.
-_COMPILED: WeakKeyDictionary[nn.Module, Compiled] = WeakKeyDictionary()
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
 
@@ -35,7 +32,8 @@ PolicyLike = Policy | str | os.PathLike[str]
 class Compiled:
     """What is known of a compiled model: its policy, how it was compiled, and what came of it.
 
-    `call` refers to the compiled call, of the stage of the policy that runs now.
+    `call` refers to the compiled call, of the stage of the policy that runs now: weakly, because the
+    call refers to its model, which must not be kept.
     """
 
     policy: Policy
@@ -113,14 +111,14 @@ def enter_stage(
     known = compiled_by_us(model)
     outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
     _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
-    return _COMPILED[model].report
+    return compiled_by_us(model).report
 
 
 def replace_call(model: nn.Module, call: Callable[..., Any], report: Report | None = None) -> None:
     """Make `call` what runs when `model` is called: one that wraps the compiled call, or an earlier one."""
-    known = _COMPILED[model]
+    known: Compiled = state.COMPILED[model]
     model._compiled_call_impl = call
-    _COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
+    state.COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
 
 
 def _enter(
@@ -143,7 +141,7 @@ def _enter(
     model._compiled_call_impl = among_processes(model._compiled_call_impl, model)  # type: ignore[arg-type]
     if policy.min_flops is not None and model._compiled_call_impl is not None:
         model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
-    _COMPILED[model] = Compiled(
+    state.COMPILED[model] = Compiled(
         policy=whole,
         report=report,
         call=ref(model._compiled_call_impl),
@@ -179,7 +177,7 @@ def compiled_by_us(model: nn.Module) -> Compiled:
 
     Raises: as `coverage`.
     """
-    known = _COMPILED.get(model)
+    known: Compiled | None = state.COMPILED.get(model)
     if known is None:
         raise ModelError(
             f"this {type(model).__name__} was not compiled by qgraph (copies are not)",

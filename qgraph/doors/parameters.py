@@ -6,6 +6,7 @@ so that a compiler fuses it and the backward does not keep what it gives. Source
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -16,7 +17,7 @@ from qgraph.errors import QGraphWarning
 from qgraph.policy import ParameterPolicy, names_module
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...], torch.dtype], type[nn.Module]] = {}
+_MADE = "_qgraph_reads_wide"  # stands in the classes made here
 
 
 def store_parameters(model: nn.Module, policy: ParameterPolicy) -> None:
@@ -32,18 +33,19 @@ def store_parameters(model: nn.Module, policy: ParameterPolicy) -> None:
         return
     kept = _kept(model, policy.keep)
     for module in model.modules():
-        parts: dict[str, Any] = {}
+        parts: list[str] = []
         if isinstance(getattr(type(module), "dtype", None), property):
             # Hugging Face models make masks of it, cast inputs to it, and write it in the config: a
             # checkpoint is then loaded as wide, and what was not stored narrow keeps its bits.
-            parts["dtype"] = property(lambda _: wide)
+            parts.append("dtype")
         own = {name: p for name, p in module._parameters.items() if p is not None}
         if any(p.numel() > max(p.shape, default=1) for p in own.values()):
             for name, value in own.items():
                 if id(value) not in kept and value.is_floating_point():
                     value.data = value.data.to(low)
-                    parts[name] = property(_reader(name, wide))
-        _retype(module, parts, wide)
+                    parts.append(name)
+        if parts and _MADE not in vars(type(module)):
+            module.__class__ = _reading_wide(type(module), tuple(parts), wide)  # type: ignore[arg-type]
 
 
 def _kept(model: nn.Module, globs: tuple[str, ...]) -> set[int]:
@@ -58,16 +60,15 @@ def _kept(model: nn.Module, globs: tuple[str, ...]) -> set[int]:
     return kept
 
 
-def _retype(module: nn.Module, parts: dict[str, Any], dtype: torch.dtype) -> None:
-    """Give `module` a class of the same name that has these properties too."""
-    base = type(module)
-    if not parts or base in _CLASSES.values():
-        return
-    key = (base, tuple(parts), dtype)
-    if key not in _CLASSES:
-        names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-        _CLASSES[key] = type(base.__name__, (base,), parts | names)
-    module.__class__ = _CLASSES[key]
+@functools.cache
+def _reading_wide(
+    base: type[nn.Module], parts: tuple[str, ...], dtype: torch.dtype
+) -> type[nn.Module]:
+    """Return a class of the same name as `base` whose attributes `parts` are of, or are, `dtype`."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, _MADE: True}
+    read = {name: property(_reader(name, dtype)) for name in parts if name != "dtype"}
+    own = {"dtype": property(lambda _: dtype)} if "dtype" in parts else {}
+    return type(base.__name__, (base,), {**own, **read, **names})
 
 
 def _reader(name: str, dtype: torch.dtype) -> Any:

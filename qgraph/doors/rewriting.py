@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 import warnings
@@ -28,6 +27,7 @@ from qgraph.doors.facts import Outline, graph_facts, input_index, rewrite_model
 from qgraph.doors.parallel import Meshes, name_splits
 from qgraph.doors.partition import Partitioner
 from qgraph.errors import QGraphWarning
+from qgraph.ops import state
 from qgraph.passes import (
     GraphFacts,
     Processes,
@@ -41,7 +41,6 @@ from qgraph.passes import (
 from qgraph.policy import Policy
 
 Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
-_GRAPHS = itertools.count(1)
 
 
 def make_backend(
@@ -84,7 +83,9 @@ def make_backend(
             frame=frame,
             target=target,
             processes=meshes.see(inputs, outline.owner() if outline else None),
-            check=next(_GRAPHS) if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0") else 0,
+            check=next(state.GRAPH_NUMBERS)
+            if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0")
+            else 0,
         )
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)

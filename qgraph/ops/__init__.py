@@ -1,7 +1,5 @@
 """The ops qgraph puts in a graph, and what computes them."""
 
-from qgraph.ops.chips import Chip, find_chip
-from qgraph.ops.codes import takes
 from qgraph.ops.define import (
     checked,
     delayed,
@@ -25,42 +23,62 @@ from qgraph.ops.define import (
     shared_seed,
     stream,
 )
-from qgraph.ops.devices import Device, Kind, find_device
-from qgraph.ops.gpu import Launch
+from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
+from qgraph.ops.gpu.launch import OPTIONS, Launch
+from qgraph.ops.gpu.product import why_no_nvfp4
 from qgraph.ops.history import make_store, row_of
+from qgraph.ops.kernels import KERNELS, Choice, choose, product_named
 from qgraph.ops.lowering import describe_lowering
-from qgraph.ops.native import MAX_SUMMED, native_kind, why_no_nvfp4
+from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
+from qgraph.ops.native.int8 import MAX_SUMMED
 from qgraph.ops.observe import Record, make_recorder
-from qgraph.ops.packed import FORMATS
+from qgraph.ops.quantizing import codes, element_steps
 from qgraph.ops.shared import know_group
+from qgraph.ops.work import Call, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
-    "FORMATS",
+    "DEVICES",
+    "KERNELS",
     "MAX_SUMMED",
-    "Chip",
+    "OPTIONS",
+    "Call",
+    "Choice",
     "Device",
+    "DeviceError",
+    "Kernel",
     "Kind",
+    "Known",
     "Launch",
+    "Machine",
+    "Multiply",
+    "Quantize",
     "Record",
+    "Rotate",
+    "Wanted",
+    "at_hand",
     "checked",
+    "choose",
+    "codes",
     "delayed",
     "dequantize",
     "describe_lowering",
+    "element_steps",
     "fake_quant",
-    "find_chip",
     "find_device",
+    "forget_machines",
     "grouped_mm",
     "hadamard",
     "know_group",
+    "machine_of",
     "make_recorder",
     "make_store",
-    "native_kind",
     "nvfp4_mm",
     "observed_mm",
     "observed_quant",
     "pack",
     "pad_ends",
     "pad_rows",
+    "product_named",
     "quant_backward",
     "quantize",
     "quantize_both",
@@ -71,6 +89,5 @@ __all__ = [
     "shared_amax",
     "shared_seed",
     "stream",
-    "takes",
     "why_no_nvfp4",
 ]

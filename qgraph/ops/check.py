@@ -9,8 +9,7 @@ from qgraph import numerics
 from qgraph.errors import GraphError
 from qgraph.formats import parse_format, parse_rounding
 from qgraph.numerics import Noise, usual_rounding
-
-_CHECKED: set[tuple[int, str]] = set()
+from qgraph.ops import state
 
 
 def check(
@@ -34,8 +33,8 @@ def check(
 
     Raises: GraphError naming the place if the quantizer did nothing or something else.
     """
-    if (graph, place) not in _CHECKED:
-        _CHECKED.add((graph, place))
+    if (graph, place) not in state.CHECKED:
+        state.CHECKED.add((graph, place))
         noise = None if seed is None else Noise(seed=int(seed.item()), site=site)
         x = numerics.hadamard(source, signs, axis, output) if signs else source
         mode = parse_rounding(rounding) if rounding else usual_rounding(noise)

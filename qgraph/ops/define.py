@@ -21,7 +21,7 @@
 `format` is the text form of a block format. Where `rounding` is not named it is stochastic with a
 seed and to nearest without one; `site` tells one place in the graph from another. A seed of
 `hadamard` draws its signs anew each step. Each op is defined by the function of the same name in
-`qgraph.numerics`; `qgraph.ops.cpu` and `qgraph.ops.gpu` compute the same bits.
+`qgraph.numerics`; `qgraph.ops.kernels` says which kernel computes it where, to the same bits.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import parse_format, parse_gradient, parse_rounding
-from qgraph.numerics import Noise, usual_rounding
-from qgraph.ops import check, codes, cpu, gpu, grouped, observe, packed, shared, stored
+from qgraph.formats import parse_format, parse_gradient
+from qgraph.ops import check, grouped, observe, packed, shared, stored
 from qgraph.ops.history import delayed_amax
-from qgraph.ops.stored import noise_of
+from qgraph.ops.quantizing import element_steps, noise_of, rotated, values
+from qgraph.ops.work import Call
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
 
@@ -50,18 +50,10 @@ def _seed_fake() -> Tensor:
 def _hadamard(
     x: Tensor, signs: str, axis: int, output: str, seed: Tensor | None = None, site: int = 0
 ) -> Tensor:
-    return _rotated(x, signs, axis, output, noise_of(seed, site))[0]
-
-
-def _rotated(
-    x: Tensor, signs: str, axis: int, output: str, noise: Noise | None
-) -> tuple[Tensor, int | None]:
-    """Return the rotated tensor and, where a kernel finds it on the way, its largest magnitude."""
+    noise = noise_of(seed, site)
     if noise is not None:
         signs = numerics.random_signs(len(signs), noise.seed, noise.site)
-    if cpu.supports(x):
-        return cpu.hadamard(x, signs, axis, output)
-    return numerics.hadamard(x, signs, axis, output), None
+    return rotated(x, signs, axis, output)[0]
 
 
 def _hadamard_fake(
@@ -79,29 +71,7 @@ def _fake_quant(
     rounding: str | None = None,
     amax: Tensor | None = None,
 ) -> Tensor:
-    return _quantized(x, format, axis, noise_of(seed, site), rounding, amax=amax)
-
-
-def _quantized(
-    x: Tensor,
-    format: str,
-    axis: int,
-    noise: Noise | None,
-    rounding: str | None,
-    known_amax: int | None = None,
-    amax: Tensor | None = None,
-) -> Tensor:
-    fmt = parse_format(format)
-    mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
-    if gpu.supports(x) and gpu.fuses(fmt, mode):
-        return gpu.fake_quant(x, fmt, axis, noise if mode.random else None, amax=amax)
-    if not cpu.supports(x):
-        return numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
-    if cpu.fuses(fmt, mode) and (amax is None or not amax.dim()):
-        if amax is not None:
-            known_amax = int(amax.view(torch.int32))
-        return cpu.fake_quant(x, fmt, axis, noise if mode.random else None, known_amax)
-    return numerics.fake_quant(x, fmt, axis, noise, mode, cpu.KERNELS, amax)
+    return values(x, format, rounding, Call(axis, noise_of(seed, site), amax=amax))
 
 
 def _fake_quant_fake(
@@ -126,13 +96,7 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
-    drawn = noise_of(seed, site)
-    mode = parse_rounding(rounding) if rounding else usual_rounding(drawn)
-    fmt = parse_format(format)
-    if gpu.supports(x) and gpu.fuses(fmt, mode) and gpu.rotates(signs, x.shape[axis]):
-        return gpu.fake_quant(x, fmt, axis, drawn if mode.random else None, signs, output)
-    rotated, amax = _rotated(x, signs, axis, output, None)
-    return _quantized(rotated, format, axis, noise_of(seed, site), rounding, amax)
+    return values(x, format, rounding, Call(axis, noise_of(seed, site), signs, output))
 
 
 def _rotate_quant_fake(
@@ -153,10 +117,9 @@ def _observed_quant(
     rounding: str | None, amax: Tensor | None, recorder: int, place: str,
 ) -> Tensor:  # fmt: skip
     noise = noise_of(seed, site)
-    x, known = _rotated(x, signs, axis, output, None) if signs else (x, None)
-    found = _quantized(x, format, axis, noise, rounding, known, amax)
-    kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
-    observe.note(recorder, place, x, found, format, axis, noise, amax, kernels)
+    x, known = rotated(x, signs, axis, output) if signs else (x, None)
+    found = values(x, format, rounding, Call(axis, noise, amax=amax, known=known))
+    observe.note(recorder, place, x, found, format, axis, noise, amax, element_steps(x))
     return found
 
 
@@ -224,8 +187,8 @@ _OPS = (
     ),
     (
         "quantize_both(Tensor x, str format) -> (Tensor, Tensor, Tensor, Tensor)",
-        codes.quantize_both,
-        codes.quantize_both_fake,
+        stored.quantize_both,
+        stored.quantize_both_fake,
     ),
     (
         f"scaled_mm({_OPERANDS}, str kind, str format_a, str format_b, {_RESULT}) -> Tensor",

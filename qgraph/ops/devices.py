@@ -1,20 +1,22 @@
-"""Accelerators as data: published peaks, memory and what their matrix units multiply. No torch here.
+"""Accelerators as data: published peaks, memory, what their units multiply, what compilers must know.
 
 Peaks are dense (no structured sparsity), a multiply and an add counted as two, accumulating in
-32 bits. A device reaches a part of them: `qgraph cost` says which part it assumes.
+32 bits. A device reaches a part of them: `qgraph cost` says which part it assumes. No torch here.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from qgraph.errors import QGraphError
 
 # What a matrix unit takes: the wider of a product's two operands decides.
 Kind = Literal["fp32", "tf32", "bf16", "int8", "fp8", "fp6", "fp4", "int4"]
+KIB, MIB = 1 << 10, 1 << 20
 
 
 class DeviceError(QGraphError, ValueError):
@@ -28,7 +30,9 @@ class Device:
     `peaks` are operations a second by kind of operand, fp16 as bf16; a kind that is missing has no
     matrix unit. `block_scales` are the block scales that the unit itself multiplies in: `nvfp4`
     (16 elements, e4m3) and `mx` (32 elements, ue8m0). `bandwidth` is bytes a second, `memory` bytes,
-    `units` streaming multiprocessors or compute units, `arch` what compilers call it.
+    `units` streaming multiprocessors or compute units, `arch` what compilers call it. `shared` is the
+    shared memory a block can take and `cache` the last-level cache, both in bytes; `threads` and
+    `registers` are those of one multiprocessor; `warp` is threads.
     """
 
     name: str
@@ -39,9 +43,40 @@ class Device:
     bandwidth: float
     peaks: Mapping[Kind, float]
     block_scales: tuple[str, ...] = ()
+    shared: int
+    cache: int
+    threads: int = 2048
+    registers: int = 65536
+    warp: int = 32
     source: str
 
+    @property
+    def amd(self) -> bool:
+        """Whether ROCm compiles for it."""
+        return self.arch.startswith("gfx")
 
+    @property
+    def capability(self) -> tuple[int, int]:
+        """The compute capability, as torch gives it: (10, 0) for sm_100, (9, 5) for gfx950."""
+        digits = re.sub(r"\D", "", self.arch)
+        cut = -2 if self.amd else -1
+        return int(digits[:cut]), int(digits[cut])
+
+    @property
+    def triton_arch(self) -> int | str:
+        """What Triton calls the architecture."""
+        return self.arch if self.amd else int(self.arch.removeprefix("sm_"))
+
+    @property
+    def triton_target(self) -> Any:
+        """The target of `triton.compile`."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("hip" if self.amd else "cuda", self.triton_arch, self.warp)
+
+
+# Sources of memories, threads and registers: NVIDIA CUDA C++ Programming Guide, technical specifications per
+# compute capability; the whitepapers below; AMD CDNA 4 instruction set architecture guide.
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
@@ -53,6 +88,8 @@ DEVICES: dict[str, Device] = {
             memory=80e9,
             bandwidth=2.039e12,
             peaks={"fp32": 19.5e12, "tf32": 156e12, "bf16": 312e12, "int8": 624e12, "int4": 1248e12},
+            shared=163 * KIB,
+            cache=40 * MIB,
             source="NVIDIA A100 Tensor Core GPU datasheet",
         ),
         Device(
@@ -63,6 +100,8 @@ DEVICES: dict[str, Device] = {
             memory=80e9,
             bandwidth=3.35e12,
             peaks={"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12, "int8": 1978.9e12, "fp8": 1978.9e12},
+            shared=227 * KIB,
+            cache=50 * MIB,
             source="NVIDIA H100 Tensor Core GPU Architecture whitepaper",
         ),
         Device(
@@ -77,6 +116,8 @@ DEVICES: dict[str, Device] = {
                 "fp6": 4500e12, "fp4": 9000e12,
             },
             block_scales=("nvfp4", "mx"),
+            shared=227 * KIB,
+            cache=126 * MIB,
             source="NVIDIA HGX B200 datasheet, an eighth of the eight-GPU board",
         ),
         Device(
@@ -91,6 +132,9 @@ DEVICES: dict[str, Device] = {
                 "fp6": 419e12, "fp4": 1676e12,
             },
             block_scales=("nvfp4", "mx"),
+            shared=99 * KIB,
+            cache=96 * MIB,
+            threads=1536,
             source="NVIDIA RTX Blackwell GPU Architecture whitepaper, FP32 accumulate",
         ),
         Device(
@@ -105,6 +149,10 @@ DEVICES: dict[str, Device] = {
                 "fp6": 10066.3e12, "fp4": 10066.3e12,
             },
             block_scales=("mx",),
+            shared=160 * KIB,
+            cache=256 * MIB,
+            registers=131072,
+            warp=64,
             source="AMD Instinct MI355X data sheet, CDNA 4 whitepaper",
         ),
     )

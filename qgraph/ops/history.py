@@ -6,20 +6,17 @@ row in its buffer.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from qgraph.errors import GraphError
+from qgraph.ops import state
 
 BUFFER = "qgraph_amax_history"
 ROLES = ("fprop", "dgrad", "wgrad")
 PRODUCTS = 4  # of one role in one module that have rows of their own; more share them
-_STORES: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-_NUMBERS = itertools.count()
 
 
 def make_store(model: nn.Module, modules: Iterable[str], length: int) -> int:
@@ -33,8 +30,8 @@ def make_store(model: nn.Module, modules: Iterable[str], length: int) -> int:
     if known is None or known.shape != (rows, length):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.register_buffer(BUFFER, torch.zeros(rows, length, device=device))
-    number = next(_NUMBERS)
-    _STORES[number] = model
+    number = next(state.STORE_NUMBERS)
+    state.STORES[number] = model
     return number
 
 
@@ -55,7 +52,7 @@ def delayed_amax(x: Tensor, store: int, row: int, length: int, update: bool) -> 
     Raises: GraphError if the model that keeps the history is gone, or there never was one.
     Source: Transformer Engine, delayed scaling with the algorithm `max` and margin 0.
     """
-    model = _STORES.get(store)
+    model = state.STORES.get(store)
     if model is None:
         raise GraphError(
             "a delayed range keeps its amax history in a model, and there is none",

@@ -5,16 +5,15 @@ A graph names a recorder by its number in this process. A step that is not due c
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, parse_format
 from qgraph.numerics import REFERENCE, Kernels, Noise, block_scales, cut, scale_tiles, sqnr_db
+from qgraph.ops import state
 
 BEYOND = 1 + 1e-6  # the largest of a block may lie a rounding of the scale above the largest code
 
@@ -64,14 +63,10 @@ class Recorder:
         self.products.clear()
 
 
-_RECORDERS: WeakValueDictionary[int, Recorder] = WeakValueDictionary()
-_NUMBERS = itertools.count()
-
-
 def make_recorder() -> tuple[int, Recorder]:
     """Return a recorder and the number graphs know it by; it lives as long as the caller keeps it."""
-    number, recorder = next(_NUMBERS), Recorder()
-    _RECORDERS[number] = recorder
+    number, recorder = next(state.RECORDER_NUMBERS), Recorder()
+    state.RECORDERS[number] = recorder
     return number, recorder
 
 
@@ -87,7 +82,7 @@ def note(
     kernels: Kernels = REFERENCE,
 ) -> None:
     """Note what became of `x`, if the step is due. Shapes: x and found alike."""
-    recorder = _RECORDERS.get(store)
+    recorder: Recorder | None = state.RECORDERS.get(store)
     if recorder is None or not recorder.due or not x.numel():
         return
     with torch.no_grad():
@@ -126,7 +121,7 @@ def observed_mm(
     Shapes: a [M, K], b [K, N], high_a [M, K'], high_b [K', N] -> [M, N].
     """
     found = torch.mm(a, b)
-    recorder = _RECORDERS.get(store)
+    recorder: Recorder | None = state.RECORDERS.get(store)
     if recorder is not None and recorder.due:
         with torch.no_grad():
             exact = torch.mm(high_a, high_b).float()

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from qgraph.errors import GraphError
 from qgraph.formats import parse_format
-from qgraph.numerics import REFERENCE
-from qgraph.ops import cpu
-
-_GROUPS: dict[str, dist.ProcessGroup] = {}
+from qgraph.ops import state
+from qgraph.ops.quantizing import element_steps
 
 
 def know_group(group: dist.ProcessGroup) -> str:
     """Make `group` known to the ops here, and return the name that graphs call it by."""
     name = str(group.group_name)
-    _GROUPS[name] = group
+    state.PROCESS_GROUPS[name] = group
     return name
 
 
@@ -35,8 +33,7 @@ def shared_amax(x: Tensor, format: str, axis: int, rows: bool, group: str) -> Te
     Raises: GraphError if this process is in no such group.
     """
     if rows:
-        kernels = cpu.KERNELS if cpu.supports(x) else REFERENCE
-        found = kernels.largest(x.float(), parse_format(format).block, axis)
+        found = element_steps(x).largest(x.float(), parse_format(format).block, axis)
     else:
         found = x.abs().amax().float() if x.numel() else x.new_zeros((), dtype=torch.float32)
     # Bits of magnitudes are ordered as the magnitudes are, and NaN's are above those of infinity.
@@ -78,9 +75,9 @@ def stream(seed: Tensor, number: int) -> Tensor:
 
 
 def _known(name: str) -> dist.ProcessGroup:
-    if name not in _GROUPS:
+    if name not in state.PROCESS_GROUPS:
         raise GraphError(
             f"this process is in no group of processes called '{name}'",
             "compile the model in the process that runs it",
         )
-    return _GROUPS[name]
+    return state.PROCESS_GROUPS[name]

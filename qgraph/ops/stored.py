@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 
 from qgraph import numerics
-from qgraph.formats import Block, parse_format, parse_rounding
-from qgraph.numerics import Noise, code_dtype
-from qgraph.ops import codes as on_codes
-from qgraph.ops import cpu, gpu, native
-
-
-def noise_of(seed: Tensor | None, site: int) -> Noise | None:
-    """Return the random bits of one place in the graph; none without a seed."""
-    return None if seed is None else Noise(seed=int(seed.item()), site=site)
+from qgraph.formats import Block, parse_format
+from qgraph.numerics import code_dtype
+from qgraph.ops.gpu.codes import Four, empty_codes
+from qgraph.ops.kernels import product_named
+from qgraph.ops.quantizing import codes, codes_both_ways, noise_of
+from qgraph.ops.work import Call
 
 
 def quantize(
@@ -26,17 +23,7 @@ def quantize(
     rounding: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, scales and tensor scale, as `qgraph.numerics.quantize` stores them."""
-    kernels = cpu.KERNELS if cpu.supports(x) else numerics.REFERENCE
-    mode = parse_rounding(rounding) if rounding else None
-    fmt = parse_format(format)
-    if seed is None and mode is None:
-        if gpu.supports(x) and x.dim() == 2 and on_codes.takes(fmt):
-            row = axis % 2 == 1
-            found = on_codes.on_gpu(x, fmt, row=row, column=not row)
-            return *(found[:2] if row else found[2:]), x.new_ones((), dtype=torch.float32)
-        if (fast := native.codes_2d(x, fmt, axis)) is not None:
-            return *fast, torch.ones(())
-    return numerics.quantize(x, fmt, axis, noise_of(seed, site), mode, kernels)
+    return codes(x, format, rounding, Call(axis, noise_of(seed, site)))
 
 
 def quantize_fake(
@@ -63,6 +50,16 @@ def quantize_fake(
     return codes, x.new_empty(scales, dtype=dtype), x.new_empty(whole, dtype=torch.float32)
 
 
+def quantize_both(x: Tensor, format: str) -> Four:
+    """Return codes and scales of x [M, N] along its last axis, then along its first."""
+    return codes_both_ways(x, format)
+
+
+def quantize_both_fake(x: Tensor, format: str) -> Four:
+    """Return empty results of `quantize_both`."""
+    return empty_codes(x, parse_format(format), True, True)
+
+
 def dequantize(
     codes: Tensor, scales: Tensor, tensor_scale: Tensor, format: str, shape: list[int], axis: int,
     dtype: torch.dtype,
@@ -86,9 +83,16 @@ def scaled_mm(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, kind: str, format_a: str, format_b: str,
     dtype: torch.dtype, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return a product of two quantized matrices: see `qgraph.ops.native`."""
+    """Return (a · a_scale) @ (b · b_scale).T (+ bias), by the native product called `kind`.
+
+    Shapes: a [M, K], b [N, K] as `quantize` stores them, scales [M, 1] and [N, 1], [1, 1], or [M, K / 32]
+    and [N, K / 32] for mxfp8, bias [N].
+    Dtypes: uint8 codes, float32 scales (uint8, E8M0, for mxfp8) -> dtype; int8 sums in int32, fp8 in
+    float32.
+    """
     formats = (parse_format(format_a), parse_format(format_b))
-    return native.scaled_mm(a, a_scale, b, b_scale, kind, *formats, dtype, bias)
+    found: Tensor = product_named(kind).run(a, a_scale, b, b_scale, *formats, dtype, bias)
+    return found
 
 
 def scaled_mm_fake(

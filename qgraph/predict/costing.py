@@ -2,19 +2,21 @@
 
 A product takes the longer of its arithmetic and its bytes; quantizing an operand takes its bytes;
 the rest takes the bytes of ideally fused kernels, and the optimizer those of AdamW. Nothing overlaps.
+Products run as the target `native` runs them on such a device; what its matrix unit could take
+besides is counted apart.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
 from torch.fx import Node
 
-from qgraph.ops import Device, Kind
+from qgraph.ops import Device, Kind, machine_of
 from qgraph.passes import (
     RESHAPES,
     Plan,
@@ -26,11 +28,12 @@ from qgraph.passes import (
 )
 from qgraph.policy import ROLES, OperandPolicy, Policy, check_blocks
 from qgraph.predict.shapes import Step
-from qgraph.predict.speed import native_kind, speed_of, stored_kind
+from qgraph.predict.speed import runs_as, speed_of, stored_kind, unit_kind
 
 HIGH_BYTES = 2  # bf16
 # AdamW: master, m, v and gradient in fp32 are read; the first three and bf16 weights written.
 _OPTIMIZER = 30
+Runs = Callable[[Plan], Kind]  # what a product multiplies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,19 @@ class Assumptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Products that are alike in what they are and how they run."""
+    """Products that are alike in what they are and how they run.
+
+    `runs_as` is what is multiplied, and `reason` why it is not codes; `unit` is what the device's matrix
+    unit could multiply, and `unit_reason` why it is not codes, or how they are scaled.
+    """
 
     part: str
     role: str
     formats: str
     runs_as: str
     reason: str
+    unit: str
+    unit_reason: str
     count: int
     flops: float
     seconds: float
@@ -70,19 +79,28 @@ def cost(
 
     Keys: `lines` (see `Line`), `flops`, `split` (forward FLOPs of the blocks' parts, as shares),
     `relative` (cost of the blocks' products at `speeds`, bf16 being 1), `memory` and `time` (each with
-    `high` and `policy`), `speedup`, `fits`, `assumptions`.
+    `high` and `policy`), `speedup`, `products_speedup`, `fits`, `assumptions`; `unit` (`time`, `speedup`
+    and `products_speedup` if the matrix unit multiplied all that it takes).
     """
+    machine = machine_of(device)
+
+    def runs(plan: Plan) -> Kind:
+        return runs_as(plan, machine)[0]
+
+    def unit(plan: Plan) -> Kind:
+        return unit_kind(device, plan.operands)[0]
+
     lines = _lines(plans, device, assumed)
     high = [Plan(site=plan.site, status="kept") for plan in plans]
     times = {
-        "high": _times(step, high, device, assumed),
-        "policy": _times(step, plans, device, assumed),
+        "high": _times(step, high, runs, device, assumed),
+        "policy": _times(step, plans, runs, device, assumed),
     }
+    could = _times(step, plans, unit, device, assumed)
     memory = {
         "high": _memory(step, high, assumed),
         "policy": _memory(step, plans, assumed),
     }
-    totals = {name: sum(parts.values()) for name, parts in times.items()}
     blocks = [plan for plan in plans if plan.site.block is not None]
     return {
         "flops": sum(model_flops(plan) for plan in plans),
@@ -92,10 +110,17 @@ def cost(
         "speeds": dict(speeds),
         "memory": memory,
         "time": times,
-        "speedup": totals["high"] / totals["policy"],
-        "products_speedup": times["high"]["products"] / times["policy"]["products"],
+        **_faster(times["high"], times["policy"]),
+        "unit": {"time": could, **_faster(times["high"], could)},
         "fits": sum(memory["policy"].values()) <= device.memory,
         "assumptions": asdict(assumed),
+    }
+
+
+def _faster(high: dict[str, float], own: dict[str, float]) -> dict[str, float]:
+    return {
+        "speedup": sum(high.values()) / sum(own.values()),
+        "products_speedup": high["products"] / own["products"],
     }
 
 
@@ -107,18 +132,19 @@ def model_flops(plan: Plan) -> float:
 
 def _lines(plans: Sequence[Plan], device: Device, assumed: Assumptions) -> list[Line]:
     parts = part_of([plan.site for plan in plans])
-    groups: dict[tuple[str, ...], list[Plan]] = {}
+    machine = machine_of(device)
+    groups: dict[tuple[str, str, str, Kind, str, Kind, str], list[Plan]] = {}
     for plan in plans:
-        kind, reason = native_kind(device, plan.operands)
-        key = (parts[plan.site.number], plan.site.role, _formats(plan.operands), kind, reason)
+        kinds = (*runs_as(plan, machine), *unit_kind(device, plan.operands))
+        key = (parts[plan.site.number], plan.site.role, _formats(plan.operands), *kinds)
         groups.setdefault(key, []).append(plan)
     return [
         Line(
-            part=part, role=role, formats=formats, runs_as=kind, reason=reason, count=len(group),
-            flops=sum(map(model_flops, group)),
-            seconds=sum(_product_time(plan, device, assumed) for plan in group),
+            part=part, role=role, formats=formats, runs_as=kind, reason=reason, unit=unit,
+            unit_reason=unit_reason, count=len(group), flops=sum(map(model_flops, group)),
+            seconds=sum(_product_time(plan, kind, device, assumed) for plan in group),
         )
-        for (part, role, formats, kind, reason), group in groups.items()
+        for (part, role, formats, kind, reason, unit, unit_reason), group in groups.items()
     ]  # fmt: skip
 
 
@@ -153,20 +179,19 @@ def _relative(plans: Sequence[Plan], speeds: dict[Kind, float]) -> dict[str, flo
 
 
 def _times(
-    step: Step, plans: Sequence[Plan], device: Device, assumed: Assumptions
+    step: Step, plans: Sequence[Plan], runs: Runs, device: Device, assumed: Assumptions
 ) -> dict[str, float]:
     bandwidth = device.bandwidth * assumed.bandwidth_efficiency
     weights = sum(step.parameters.values())
     return {
-        "products": sum(_product_time(plan, device, assumed) for plan in plans),
-        "quantization": _quantized_bytes(plans, device) / bandwidth,
+        "products": sum(_product_time(plan, runs(plan), device, assumed) for plan in plans),
+        "quantization": _quantized_bytes(plans, runs) / bandwidth,
         "elementwise": sum(step.traffic.values()) / bandwidth,
         "optimizer": _OPTIMIZER * weights / bandwidth,
     }
 
 
-def _product_time(plan: Plan, device: Device, assumed: Assumptions) -> float:
-    kind, _ = native_kind(device, plan.operands)
+def _product_time(plan: Plan, kind: Kind, device: Device, assumed: Assumptions) -> float:
     batch, m, n, k = plan.site.shape
     wanted = plan.operands or (OperandPolicy(), OperandPolicy())
     first, second = (_bits(o) / 8 if kind != "bf16" else HIGH_BYTES for o in wanted)
@@ -179,11 +204,11 @@ def _bits(operand: OperandPolicy) -> float:
     return operand.format.bits_per_element if operand.format else 8.0 * HIGH_BYTES
 
 
-def _quantized_bytes(plans: Sequence[Plan], device: Device) -> float:
+def _quantized_bytes(plans: Sequence[Plan], runs: Runs) -> float:
     """Return bytes moved to quantize each operand once; products that read the same codes share them."""
     total, seen = 0.0, set()
     for plan in plans:
-        kind, _ = native_kind(device, plan.operands)
+        kind = runs(plan)
         for operand, wanted in zip(plan.site.operands, plan.operands, strict=False):
             if wanted.format is None:
                 continue

@@ -1,4 +1,8 @@
-"""Which matrix unit of a device multiplies a product's operands as they are stored, and why not."""
+"""What multiplies a product's operands: what runs, and what the device's matrix unit could take.
+
+What runs is what the target `native` does on such a device, by the same table of kernels. What the
+matrix unit could take is what its maker says of it; no kernel of qgraph need use it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from collections.abc import Mapping
 
 from qgraph.errors import QGraphError
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat
-from qgraph.ops import Device, Kind
+from qgraph.ops import Device, Kind, Machine, choose
+from qgraph.passes import Plan, multiply_of
 from qgraph.policy import OperandPolicy
 
 _FLOATS: dict[str, Kind] = {
@@ -22,8 +27,16 @@ def stored_kind(operands: tuple[OperandPolicy, ...]) -> Kind:
     return min(kinds, key=_ORDER.index)
 
 
-def native_kind(device: Device, operands: tuple[OperandPolicy, ...]) -> tuple[Kind, str]:
-    """Return what `device` multiplies, and why it is not the operands' codes, or how they are scaled."""
+def runs_as(plan: Plan, machine: Machine) -> tuple[Kind, str]:
+    """Return what is multiplied on `machine` under the target `native`, and why it is not codes."""
+    if plan.status != "quantized":
+        return "bf16", "not quantized"
+    chosen = choose(multiply_of(plan), machine)
+    return chosen.kernel.unit, chosen.why if chosen.falls_back else ""
+
+
+def unit_kind(device: Device, operands: tuple[OperandPolicy, ...]) -> tuple[Kind, str]:
+    """Return what the matrix unit of `device` could multiply, and why not codes, or how they are scaled."""
     formats = [operand.format for operand in operands]
     if not formats or any(fmt is None for fmt in formats):
         return "bf16", "an operand is high" if any(formats) else "not quantized"

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph.formats import parse_format
-from qgraph.numerics import REFERENCE, block_scales, cut, scale_tiles, sqnr_db
-from qgraph.ops import cpu
+from qgraph.numerics import block_scales, cut, scale_tiles, sqnr_db
+from qgraph.ops import element_steps
 from qgraph.passes import Plan, Quantizer, Site, argument_node, is_grouped, quantizer_of
 from qgraph.search.candidates import Candidate
 from qgraph.search.replay import Replay
@@ -196,8 +196,7 @@ def _operand_statistics(
     fmt, axis = parse_format(quantizer.format), quantizer.axis
     effect.clipped[kind] = 0.0
     if not fmt.scale.random and fmt.scale.range.kind != "delayed":
-        kernels = cpu.KERNELS if cpu.supports(x) else REFERENCE
-        scales = block_scales(x, fmt, axis, None, kernels)
+        scales = block_scales(x, fmt, axis, None, element_steps(x))
         scaled = scale_tiles(cut(x.movedim(axis, -1), fmt.block), scales)
         outside = (scaled > fmt.element.max) | (scaled < fmt.element.min)
         effect.clipped[kind] = int(outside.sum()) / count

@@ -12,11 +12,14 @@ from torch._subclasses import FakeTensorMode
 
 import qgraph
 from qgraph import numerics, ops
+from qgraph.compat.products import int_mm
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics.storage import as_torch, unswizzle
-from qgraph.ops import cpu_build, native
-from qgraph.ops.chips import find_chip
+from qgraph.ops import MAX_SUMMED, Machine, at_hand, find_device, forget_machines
+from qgraph.ops.cpu import build
+from qgraph.ops.cpu.codes import codes_of_matrix
+from qgraph.ops.native.scaled import RECIPES, laid_out
 from qgraph.passes import report_text
 from qgraph.passes.step import Target
 from qgraph.policy import load_policy_text
@@ -26,6 +29,7 @@ from tests.backend.mlp import MLP
 from tests.backend.models import make_llama, token_batch
 from tests.backend.reference import take_step
 from tests.numerics.data import kinds, same_bits
+from tests.ops.asked import product_of
 
 DATA = kinds()
 INT8 = ("int8/row/fp32", "int8/tensor/fp32")
@@ -44,8 +48,7 @@ def test_the_fast_codes_are_those_of_the_definition(text: str, kind: str) -> Non
     for x in (DATA[kind], DATA[kind].mT, DATA[kind][:, ::3], DATA[kind].bfloat16()):
         for axis in (-1, -2):
             codes, scales, whole = numerics.quantize(x, fmt, axis)
-            fast = native.codes_2d(x, fmt, axis)
-            assert fast is not None
+            fast = codes_of_matrix(x, fmt, axis)
             assert same_bits(fast[1], scales)
             live = scales.isfinite().expand(codes.shape)  # elsewhere no code stands for anything
             assert torch.equal(fast[0][live], codes[live])
@@ -58,7 +61,7 @@ def test_a_product_is_the_exact_one_of_the_dequantized_within_its_roundings(
     left: str, right: str
 ) -> None:
     formats = parse_format(left), parse_format(right)
-    kind = native.native_kind(*formats, "cpu", always=True)
+    kind = product_of(left, right, at_hand("cpu"), always=True)
     if kind.startswith("no "):
         ints = [text.startswith("int") for text in (left, right)]
         blocks = [text.split("/")[1] for text in (left, right)]
@@ -192,20 +195,20 @@ def test_what_is_not_native_is_emulated_bit_for_bit_and_says_why(rule: str) -> N
 
 
 def test_integers_are_multiplied_natively_where_this_cpu_does_it_faster() -> None:
-    fmt = parse_format("int8/row/fp32")
+    text = "int8/row/fp32"
     codes = torch.ones(512, 512, dtype=torch.int8)
     values = codes.float()
 
     def multiply_codes() -> None:
-        torch._int_mm(codes, codes)
+        int_mm(codes, codes)
 
     def multiply_values() -> None:
         torch.mm(values, values)
 
     integers, floats = alternate([multiply_codes, multiply_values], rounds=9)
     ratio = over(integers, floats)[1]
-    assert (native.native_kind(fmt, fmt, "cpu") == "int8") == (ratio < 1), ratio
-    assert native.native_kind(fmt, fmt, "cpu", always=True) == "int8"
+    assert (product_of(text, text, at_hand("cpu")) == "int8") == (ratio < 1), ratio
+    assert product_of(text, text, at_hand("cpu"), always=True) == "int8"
 
 
 class Matmul(nn.Module):
@@ -236,7 +239,7 @@ def test_an_unknown_target_is_refused_before_anything_is_compiled() -> None:
 
 
 def test_sums_that_int32_cannot_hold_are_not_native() -> None:
-    assert native.MAX_SUMMED * 127**2 <= 2**31 - 1 < (native.MAX_SUMMED + 1) * 127**2
+    assert MAX_SUMMED * 127**2 <= 2**31 - 1 < (MAX_SUMMED + 1) * 127**2
 
 
 def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +247,15 @@ def test_without_kernels_the_sums_are_scaled_by_torch(monkeypatch: pytest.Monkey
     x, y = stored(a, "int8/row/fp32", -1), stored(b, "int8/row/fp32", -2)
     args = (*x, *y, "int8", "int8/row/fp32", "int8/row/fp32", torch.float32, torch.ones(3))
     fast = ops.scaled_mm(*args)
-    monkeypatch.setattr(cpu_build, "why_unavailable", lambda: "no compiler")
+    with monkeypatch.context() as changed:
+        changed.setenv("CXX", "no-such-compiler")
+        changed.setenv("PATH", "")
+        build._library.cache_clear()
+        forget_machines()
+        assert at_hand("cpu").no_compiler is not None
+        assert same_bits(ops.scaled_mm(*args), fast)
+    build._library.cache_clear()
+    forget_machines()
     assert same_bits(ops.scaled_mm(*args), fast)
 
 
@@ -283,12 +294,9 @@ def test_codes_of_both_axes_are_those_of_each(text: str) -> None:
 def test_a_gpu_multiplies_what_its_capability_says(
     formats: tuple[str, str], capability: tuple[int, int], dtype: torch.dtype, found: str
 ) -> None:
-    left, right = (parse_format(text) for text in formats)
+    machine = Machine(device="cuda", capability=capability)
     usual, always = (
-        native.native_kind(
-            left, right, "cuda", always=a, dtype=dtype, capability=capability, flops=2**36
-        )
-        for a in (False, True)
+        product_of(*formats, machine, always=a, dtype=dtype, flops=2**36) for a in (False, True)
     )
     if found in ("int8", "fp8", "mxfp8"):
         assert always == found
@@ -311,19 +319,19 @@ def test_operands_are_laid_out_as_a_gpu_reads_them(text: str) -> None:
     sides = []
     for value, right in ((x, False), (w, True)):
         codes, scales = as_torch(*numerics.quantize(value, fmt, -1)[:2], fmt)
-        laid, shown = native.laid_out(codes, scales, scaling, True, right)
+        laid, shown = laid_out(codes, scales, scaling, True, right)
         assert laid.shape[1] % 16 == 0
         assert not right or laid.shape[0] % 16 == 0
         assert laid.is_contiguous()
         sides.append((laid, shown))
     (a, a_scale), (b, b_scale) = sides
     # What torch demands of a GPU's operands, it demands of fake ones too.
-    with standing_in(find_chip("b200")), FakeTensorMode():
+    with standing_in(find_device("b200")), FakeTensorMode():
         fakes = [
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in (a, b)
         ]
         rates = [torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in (a_scale, b_scale)]
-        recipe, layout = native._RECIPES[scaling]
+        recipe, layout = RECIPES[scaling]
         shape = torch.nn.functional.scaled_mm(
             fakes[0], fakes[1].mT, rates[0], recipe, rates[1], recipe, layout, layout
         ).shape

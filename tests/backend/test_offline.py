@@ -11,14 +11,13 @@ import torch
 from transformers import LlamaConfig
 
 from qgraph.doors.decompositions import decompositions
-from qgraph.ops import native
-from qgraph.ops.chips import find_chip
-from qgraph.ops.devices import DEVICES
-from qgraph.ops.native import why_no_nvfp4
+from qgraph.ops import DEVICES, find_device, machine_of
+from qgraph.ops.gpu.product import why_no_nvfp4
+from qgraph.ops.native import limits
 from qgraph.policy import load_policy, load_policy_text
 from qgraph.predict.blueprint import draw
 from qgraph.predict.offline.codegen import generate
-from qgraph.predict.offline.compile import Step, compile_step
+from qgraph.predict.offline.compile import CompiledStep, compile_step
 from qgraph.predict.offline.standin import standing_in
 from tests.tools.command import run
 
@@ -55,7 +54,7 @@ def program(function: Any, *shapes: tuple[int, ...]) -> Any:
     mode = FakeTensorMode()
     with mode:
         inputs = [torch.empty(shape, device=GPU, dtype=torch.bfloat16) for shape in shapes]
-    with mode, standing_in(find_chip("b200")):
+    with mode, standing_in(find_device("b200")):
         module = make_fx(function, decompositions())(*inputs)
         return generate(module, backward=False)
 
@@ -81,13 +80,13 @@ def test_few_blocks_stand_for_all_that_are_alike(small: str) -> None:
     assert (mixed.kept, mixed.counts) == ((0, 1, 2, 3), (1, 1, 1, 1))
 
 
-def products(step: Step) -> int:
+def products(step: CompiledStep) -> int:
     return sum(k.count for k in step.kernels if k.work.flops and "attention" not in k.name)
 
 
 def test_every_product_of_the_whole_model_is_counted(small: str) -> None:
     step = compile_step(
-        small, load_policy("high"), find_chip("a100"), batch=1, length=32, machine_code=False
+        small, load_policy("high"), find_device("a100"), batch=1, length=32, machine_code=False
     )
     # 4 blocks of 7 linear layers, and the head: three products each.
     assert products(step) == 3 * (4 * 7 + 1)
@@ -118,7 +117,7 @@ def test_a_target_without_the_format_emulates_it_and_says_why(
     single: str, target: str, lowering: str
 ) -> None:
     policy = load_policy_text(NVFP4_ALL)
-    step = compile_step(single, policy, find_chip(target), batch=1, length=32, machine_code=False)
+    step = compile_step(single, policy, find_device(target), batch=1, length=32, machine_code=False)
     assert {entry.lowering for entry in step.products if entry.status == "quantized"} == {lowering}
     names = {kernel.name for kernel in step.kernels}
     assert ("qgraph_product_kernel" in names) == (target == "rtx5090")
@@ -137,12 +136,12 @@ def test_a_tensor_in_fp8_is_read_once_for_the_codes_of_both_axes(
 ) -> None:
     policy = load_policy_text(NVFP4_ALL.replace("nvfp4", "fp8_tensor"))
     size: dict[str, Any] = {"batch": 1, "length": 32, "machine_code": False}
-    small = compile_step(single, policy, find_chip("h100"), **size)
+    small = compile_step(single, policy, find_device("h100"), **size)
     assert {e.lowering for e in small.products if e.status == "quantized"} == {
         "emulated: no native fp8 product on a GPU that pays below 69 GFLOP"
     }
-    monkeypatch.setattr(native, "LEAST_FLOPS", 0)
-    step = compile_step(single, policy, find_chip("h100"), **size)
+    monkeypatch.setattr(limits, "LIMITS", ())
+    step = compile_step(single, policy, find_device("h100"), **size)
     assert {e.lowering for e in step.products if e.status == "quantized"} == {"native fp8"}
     assert products(step) == 3 * (7 + 1)
     names = [name for k in step.kernels for name in [k.name] * k.count]
@@ -155,10 +154,7 @@ def test_a_tensor_in_fp8_is_read_once_for_the_codes_of_both_axes(
 
 
 def test_why_a_gpu_does_not_multiply_nvfp4() -> None:
-    found = {}
-    for name in DEVICES:
-        with standing_in(find_chip(name)):
-            found[name] = why_no_nvfp4()
+    found = {name: why_no_nvfp4(machine_of(device)) for name, device in DEVICES.items()}
     assert {name for name, why in found.items() if why is None} == {"b200", "rtx5090"}
     assert found["a100"] == "no NVFP4 product on a GPU of capability 8.0: it has no FP4 units"
     assert found["mi355x"] == (
@@ -223,7 +219,7 @@ TOKENS_A_SECOND, MFU, PEAK = 2973, 0.582, 312e12
 @pytest.mark.slow
 def test_the_roofline_of_a_plain_llama_agrees_with_a_published_run() -> None:
     step = compile_step(
-        "preset:llama3-8b", load_policy("high"), find_chip("a100"), batch=1, length=8192,
+        "preset:llama3-8b", load_policy("high"), find_device("a100"), batch=1, length=8192,
         machine_code=False,
     )  # fmt: skip
     measured = 8192 / TOKENS_A_SECOND  # 2.76 s, with the optimizer and communication

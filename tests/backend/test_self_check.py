@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import qgraph
 from qgraph import ops
 from qgraph.errors import GraphError
-from qgraph.ops import define
+from qgraph.ops import quantizing
 from qgraph.passes import report_text
 from qgraph.policy import load_policy_text
 
@@ -97,7 +97,7 @@ def test_a_quantizer_that_is_wrong_is_told_with_its_place(
     breaks: Callable[..., Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = "qgraph: 1\nname: one\nrules: [{match: {op: linear}, fprop: {input: int8/row/fp32}}]"
-    monkeypatch.setattr(define, "_quantized", breaks(define._quantized))
+    monkeypatch.setattr("qgraph.ops.define.values", breaks(quantizing.values))
     with pytest.raises(GraphError, match=message):
         step(load_policy_text(policy))
     monkeypatch.setenv("QGRAPH_VERIFY", "")
@@ -114,7 +114,7 @@ def test_gradients_that_the_scales_cannot_reach_are_told() -> None:
 
 def test_only_the_first_run_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = step("int8")
-    monkeypatch.setattr(define, "_quantized", _nothing(define._quantized))
+    monkeypatch.setattr("qgraph.ops.define.values", _nothing(quantizing.values))
     model(torch.randn(16, 3, 8, 8)).backward()
 
 

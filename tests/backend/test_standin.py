@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ from torch._inductor.runtime.hints import DeviceProperties
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._triton import has_triton
 
-from qgraph.ops.chips import find_chip
-from qgraph.ops.devices import DEVICES
+from qgraph.ops import DEVICES, at_hand, find_device, machine_of
 from qgraph.predict.offline.standin import standing_in
 
 triton = pytest.importorskip("triton")
@@ -38,29 +38,32 @@ def answers() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_they_answer_as_the_target_and_everything_is_as_before(name: str) -> None:
-    chip, before = find_chip(name), answers()
+    chip, before = find_device(name), answers()
     with standing_in(chip):
         assert torch.cuda.is_available()
         assert has_triton()
         assert torch.cuda.get_device_capability() == chip.capability
-        assert torch.cuda.get_device_properties(0).multi_processor_count == chip.device.units
+        assert torch.cuda.get_device_properties(0).multi_processor_count == chip.units
         assert bool(torch.version.hip) == chip.amd
+        # What kernels are asked about is the row of the table.
+        assert asdict(at_hand("cuda")) == asdict(machine_of(chip))
         # Cached by Inductor: the one before must be forgotten.
         found = DeviceProperties.create(GPU)
-        assert (found.cc, found.multi_processor_count) == (chip.triton_arch, chip.device.units)
+        assert (found.cc, found.multi_processor_count) == (chip.triton_arch, chip.units)
         assert triton.runtime.driver.active.get_current_target().arch == chip.triton_arch
     assert answers() == before
+    assert at_hand("cuda").capability == (0, 0) or torch.cuda.is_available()
 
 
 def test_an_exception_inside_restores_too() -> None:
     before = answers()
-    with pytest.raises(KeyError), standing_in(find_chip("b200")):
+    with pytest.raises(KeyError), standing_in(find_device("b200")):
         raise KeyError("inside")
     assert answers() == before
 
 
 def test_capabilities_are_read_from_the_architecture() -> None:
-    found = {name: find_chip(name).capability for name in DEVICES}
+    found = {name: find_device(name).capability for name in DEVICES}
     assert found == {
         "a100": (8, 0), "h100": (9, 0), "b200": (10, 0), "rtx5090": (12, 0), "mi355x": (9, 5),
     }  # fmt: skip

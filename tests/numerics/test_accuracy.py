@@ -7,7 +7,7 @@ from torch import Tensor
 from qgraph.formats import parse_format
 from qgraph.formats.rounding import NEAREST
 from qgraph.numerics import Noise, fake_quant, sqnr_db
-from qgraph.ops import cpu
+from qgraph.ops.cpu.two_passes import CPU_STEPS
 
 
 def effective_bits(x: Tensor, rounded: Tensor) -> float:
@@ -90,7 +90,7 @@ def test_four_over_six_keeps_its_published_effective_bits(normal: Tensor) -> Non
     x = normal[:1024].float()
     found = {
         text: effective_bits(
-            x, fake_quant(x, parse_format(text), -1, Noise(seed=1, site=1), NEAREST, cpu.KERNELS)
+            x, fake_quant(x, parse_format(text), -1, Noise(seed=1, site=1), NEAREST, CPU_STEPS)
         )
         for text in (
             "e2m1/1x16/e4m3:4over6_mse/fp32",
@@ -123,7 +123,7 @@ def test_a_gradient_of_1e_minus_5_separates_the_scale_formats() -> None:
     x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(14)) * 1e-5
     table = {}
     for text in GRADIENT_DB:
-        rounded = fake_quant(x, parse_format(text), -1, None, None, cpu.KERNELS)
+        rounded = fake_quant(x, parse_format(text), -1, None, None, CPU_STEPS)
         noise = (rounded - x).double().square().sum()
         table[text] = float(10 * torch.log10(x.double().square().sum() / noise))
     print("\n".join(f"{text:26s} {decibel:6.2f} dB" for text, decibel in table.items()))

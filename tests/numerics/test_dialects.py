@@ -17,7 +17,8 @@ from torch import Tensor
 from qgraph import numerics
 from qgraph.formats import parse_format, parse_rounding
 from qgraph.numerics import Noise
-from qgraph.ops import cpu
+from qgraph.ops.cpu.rotate import rotate_on_cpu
+from qgraph.ops.cpu.two_passes import CPU_STEPS
 from tests.numerics.data import same_bits
 
 VECTORS = np.load(Path(__file__).with_name("vectors.npz"))
@@ -140,12 +141,12 @@ def test_eden_under_redrawn_rotations_is_unbiased_and_errs_less_than_stochastic_
     for draw in range(1, 4097):
         signs, noise = numerics.random_signs(128, draw, 0), Noise(seed=draw, site=1)
         flip = torch.tensor([1.0 if sign == "+" else -1.0 for sign in signs])
-        turned = cpu.hadamard(x, signs, -1, "fp32")[0]
+        turned = rotate_on_cpu(x, signs, -1, "fp32")[0]
         for text, rounding in ways.items():
             if text != EDEN and draw > 16:
                 continue
-            got = numerics.fake_quant(turned, parse_format(text), -1, noise, rounding, cpu.KERNELS)
-            back = cpu.hadamard(got, "+" * 128, -1, "fp32")[0] * flip
+            got = numerics.fake_quant(turned, parse_format(text), -1, noise, rounding, CPU_STEPS)
+            back = rotate_on_cpu(got, "+" * 128, -1, "fp32")[0] * flip
             if draw <= 16:
                 single[text] += float((back - x).square().sum())
             total = total + back if text == EDEN else total

@@ -12,7 +12,11 @@ from qgraph import numerics, ops
 from qgraph.errors import ShapeError
 from qgraph.formats import ROUNDINGS, parse_format, parse_rounding
 from qgraph.numerics import TE_SIGNS, Noise
-from qgraph.ops import cpu, cpu_build
+from qgraph.ops import element_steps
+from qgraph.ops.cpu.build import why_unavailable
+from qgraph.ops.cpu.one_pass import quantize_in_one_pass
+from qgraph.ops.cpu.rotate import largest_bits, rotate_on_cpu
+from qgraph.ops.cpu.two_passes import CPU_STEPS
 from tests.numerics.data import (
     FORMATS,
     OTHER_FORMATS,
@@ -23,7 +27,7 @@ from tests.numerics.data import (
     same_bits,
 )
 
-pytestmark = pytest.mark.skipif(cpu_build.why_unavailable() is not None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason="no C++ compiler")
 
 DATA = kinds()
 DTYPES = (torch.float32, torch.bfloat16)
@@ -40,7 +44,7 @@ def differences(x: Tensor, text: str) -> list[object]:
         for axis in (-1, -2)
         for noise in NOISES
         if not same_bits(
-            cpu.fake_quant(x.to(dtype), fmt, axis, noise),
+            quantize_in_one_pass(x.to(dtype), fmt, axis, noise),
             numerics.fake_quant(x.to(dtype), fmt, axis, noise),
         )
     ]
@@ -63,7 +67,7 @@ def test_the_two_kernels_of_any_format_agree_on_every_kind_of_data(text: str) ->
             for axis, mode in itertools.product((-1, -2), modes):
                 rounding = parse_rounding(mode)
                 want = numerics.fake_quant(x, fmt, axis, noise, rounding)
-                found = numerics.fake_quant(x, fmt, axis, noise, rounding, cpu.KERNELS)
+                found = numerics.fake_quant(x, fmt, axis, noise, rounding, CPU_STEPS)
                 compared += x.numel()
                 if not same_bits(found, want):
                     wrong.append((kind, tuple(x.shape), axis, mode))
@@ -143,7 +147,7 @@ def test_agree_where_several_threads_strips_and_pieces_share_the_work(
     fmt = parse_format(text)
     for axis in (-1, -2):
         for noise in NOISES:
-            found = cpu.fake_quant(x, fmt, axis, noise)
+            found = quantize_in_one_pass(x, fmt, axis, noise)
             assert same_bits(found, numerics.fake_quant(x, fmt, axis, noise)), (axis, noise)
 
 
@@ -163,7 +167,7 @@ def test_agree_at_every_exponent_of_the_tensor(text: str) -> None:
         float(top)
         for top in every_exponent()
         if not same_bits(
-            cpu.fake_quant(pattern * top, fmt, -1, None),
+            quantize_in_one_pass(pattern * top, fmt, -1, None),
             numerics.fake_quant(pattern * top, fmt, -1),
         )
     ]
@@ -182,7 +186,7 @@ def test_agree_on_any_shape_and_seed(text: str, shape: list[int], seed: int, exp
     fmt, noise = parse_format(text), Noise(seed=seed, site=1)
     for axis in (-1, -2):
         assert same_bits(
-            cpu.fake_quant(x, fmt, axis, noise), numerics.fake_quant(x, fmt, axis, noise)
+            quantize_in_one_pass(x, fmt, axis, noise), numerics.fake_quant(x, fmt, axis, noise)
         )
 
 
@@ -193,13 +197,13 @@ def test_the_rotation_agrees(kind: str) -> None:
             for rounding in ("bf16", "fp32"):
                 for signs in (TE_SIGNS, "++-+", "-", "+-" * 16):
                     x = DATA[kind].to(dtype)
-                    found, amax = cpu.hadamard(x, signs, axis, rounding)
+                    found, amax = rotate_on_cpu(x, signs, axis, rounding)
                     assert same_bits(found, numerics.hadamard(x, signs, axis, rounding)), (
                         dtype,
                         axis,
                         signs,
                     )
-                    assert amax == cpu.amax(found)
+                    assert amax == largest_bits(found)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +212,7 @@ def test_the_rotation_agrees(kind: str) -> None:
 def test_the_rotation_agrees_on_every_shape(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(24))
     for axis in range(-len(shape), 0):
-        found, _ = cpu.hadamard(x, TE_SIGNS, axis, "bf16")
+        found, _ = rotate_on_cpu(x, TE_SIGNS, axis, "bf16")
         assert same_bits(found, numerics.hadamard(x, TE_SIGNS, axis, "bf16")), axis
 
 
@@ -240,14 +244,17 @@ def test_the_largest_magnitude_is_found_wherever_it_stands_and_nan_is_largest(
         for value in (-3.0, torch.inf, torch.nan):
             y = x.clone()
             y[where] = value
-            found = torch.tensor(cpu.amax(y), dtype=torch.int64).to(torch.int32).view(torch.float32)
+            found = (
+                torch.tensor(largest_bits(y), dtype=torch.int64).to(torch.int32).view(torch.float32)
+            )
             assert same_bits(found, y[where].float().abs()), (where, value)
 
 
 def test_known_magnitudes_are_used_as_given() -> None:
     x, fmt = DATA["randn"], parse_format("e2m1/1x16/e4m3/fp32")
     assert same_bits(
-        cpu.fake_quant(x, fmt, -1, None, cpu.amax(x)), cpu.fake_quant(x, fmt, -1, None)
+        quantize_in_one_pass(x, fmt, -1, None, largest_bits(x)),
+        quantize_in_one_pass(x, fmt, -1, None),
     )
 
 
@@ -258,7 +265,7 @@ def test_an_axis_that_is_not_one_of_the_last_two_is_refused(
     shape: tuple[int, ...], axis: int
 ) -> None:
     with pytest.raises(ShapeError) as caught:
-        cpu.fake_quant(torch.ones(shape), parse_format("int8/row/fp32"), axis, None)
+        quantize_in_one_pass(torch.ones(shape), parse_format("int8/row/fp32"), axis, None)
     want = f"quantization runs along one of the last two axes, not axis {axis} of {len(shape)}"
     assert str(caught.value) == want
 
@@ -266,7 +273,7 @@ def test_an_axis_that_is_not_one_of_the_last_two_is_refused(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_other_dtypes_give_what_the_definition_gives(dtype: torch.dtype) -> None:
     x = DATA["randn"].to(dtype)
-    assert cpu.supports(x) == (dtype == torch.float16)  # through float32
+    assert (element_steps(x) is CPU_STEPS) == (dtype == torch.float16)  # through float32
     found = ops.fake_quant(x, "e2m1/1x16/e4m3/fp32", -1)
     assert found.dtype == dtype
     assert torch.equal(found, numerics.fake_quant(x, parse_format("e2m1/1x16/e4m3/fp32"), -1))

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from qgraph.ops import cpu_build, describe_lowering
+from qgraph.ops import describe_lowering
+from qgraph.ops.cpu import build
 from tests.ops.digest import digest
 
 ROOT = Path(__file__).parents[2]
-needs_compiler = pytest.mark.skipif(
-    cpu_build.why_unavailable() is not None, reason="no C++ compiler"
-)
+needs_compiler = pytest.mark.skipif(build.why_unavailable() is not None, reason="no C++ compiler")
 
 
 def report(**changes: str | None) -> list[str]:
@@ -69,7 +68,7 @@ def test_a_compiler_that_fails_is_named_with_its_first_line(
     fake_compiler: Path, script: str, reason: str
 ) -> None:
     fake_compiler.write_text(f"#!/bin/sh\n{script}\n")
-    assert cpu_build._library.__wrapped__() == f"{fake_compiler} failed: {reason}"
+    assert build._library.__wrapped__() == f"{fake_compiler} failed: {reason}"
 
 
 @needs_compiler
@@ -78,10 +77,10 @@ def test_kernels_are_built_once_and_kept_in_a_private_cache(fake_compiler: Path)
     log, cache = fake_compiler.with_name("log"), fake_compiler.with_name("cache")
     fake_compiler.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && echo 1 && exit\n'
-        f'while [ "$1" != -o ]; do echo "$1" >> {log}; shift; done; cp {cpu_build.loaded()._name} "$2"\n'
+        f'while [ "$1" != -o ]; do echo "$1" >> {log}; shift; done; cp {build.loaded()._name} "$2"\n'
     )
     for _ in range(2):
-        assert not isinstance(cpu_build._library.__wrapped__(), str)
+        assert not isinstance(build._library.__wrapped__(), str)
     assert [path.suffix for path in cache.iterdir()] == [".so"]
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     flags = log.read_text().split()

@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgraph.formats import Rounding, parse_format
-from qgraph.ops import codes, gpu, packed
-from qgraph.ops.chips import find_chip
-from qgraph.ops.devices import DEVICES
-from qgraph.ops.gpu import Launch
+from qgraph.formats import parse_format
+from qgraph.ops import DEVICES, Launch, Quantize, at_hand, choose, find_device, machine_of
+from qgraph.ops.gpu.codes import casts, codes_launches
+from qgraph.ops.gpu.fake_quant import fake_quant_launches
+from qgraph.ops.gpu.pack import NVFP4_FORMATS, pack_launches
+from qgraph.ops.gpu.product import product_launch
 from qgraph.predict.offline.launches import compile_launch
 from qgraph.predict.offline.standin import standing_in
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 BF16 = torch.bfloat16
-NVFP4 = packed.FORMATS[0]
+NVFP4 = NVFP4_FORMATS[0]
 SHAPE = torch.Size((256, 128))
 
 
@@ -57,13 +58,13 @@ def test_a_broken_kernel_is_caught(change: str) -> None:
     assert "differs: " in interpret(change)
 
 
-def launches() -> dict[str, Launch]:
+def launches(casts: bool) -> dict[str, Launch]:
     """One launch of each kernel with everything on, in small programs that compile fast."""
     sides = ((NVFP4, False, True, 1), (NVFP4, True, True, 2))
-    first, second = packed.pack_launches(SHAPE, BF16, sides, 16, "bf16")
-    _, third = gpu.fake_quant_launches(SHAPE, BF16, parse_format(NVFP4), True, True, 16)
+    first, second = pack_launches(SHAPE, BF16, sides, 16, "bf16")
+    _, third = fake_quant_launches(SHAPE, BF16, parse_format(NVFP4), True, True, 16)
     fmt = parse_format("e4m3/tensor/fp32")
-    _, fourth = codes.codes_launches(SHAPE, BF16, fmt, True, True, codes.casts())
+    _, fourth = codes_launches(SHAPE, BF16, fmt, True, True, casts)
     small = {
         name: replace(launch, constants={**launch.constants, "TM": 32, "TN": 32}, warps=4)
         for name, launch in {
@@ -73,18 +74,18 @@ def launches() -> dict[str, Launch]:
             "codes": fourth,
         }.items()
     }
-    product = packed.product_launch(
-        torch.Size((256, 64)), torch.Size((128, 64)), BF16, True
+    product = product_launch(
+        torch.Size((256, 64)), torch.Size((128, 64)), BF16, True, at_hand("cuda")
     )  # as launched
     return {**small, "product": product}
 
 
 @pytest.mark.parametrize("target", DEVICES)
 def test_every_kernel_compiles_for_every_gpu_without_spills(target: str) -> None:
-    chip = find_chip(target)
+    chip = find_device(target)
     with standing_in(chip):
-        for name, launch in launches().items():
-            if name == "product" and "nvfp4" not in chip.device.block_scales:
+        for name, launch in launches(casts(machine_of(chip))).items():
+            if name == "product" and "nvfp4" not in chip.block_scales:
                 continue  # never launched there: see `why_no_nvfp4`
             code = compile_launch(launch, chip)
             assert code.registers > 0
@@ -97,7 +98,7 @@ def test_every_kernel_compiles_for_every_gpu_without_spills(target: str) -> None
 def test_bytes_of_a_pack_by_hand() -> None:
     # x [256, 128] bf16, both orientations, 8 tiles of 64x64 look for the largest magnitude.
     sides = ((NVFP4, False, False, 0), (NVFP4, True, False, 0))
-    first, second = packed.pack_launches(SHAPE, BF16, sides, 16, "bf16")
+    first, second = pack_launches(SHAPE, BF16, sides, 16, "bf16")
     read = 256 * 128 * 2  # 65536
     assert first.minimum == first.moved == read + 2 * 8 * 4  # two lists of 8 partial maxima
     row = 256 * 128 // 2 + 256 * 128 // 16 + 4  # codes, one byte a block, one float: 18436
@@ -112,17 +113,19 @@ def test_bytes_of_a_pack_by_hand() -> None:
 def test_bytes_of_8_bit_codes_by_hand() -> None:
     # x [256, 128] bf16 -> codes [256, 128] and [128, 256], a byte each.
     whole, fine = (parse_format(f"e4m3/{text}") for text in ("tensor/fp32", "1x32/ue8m0-rceil"))
-    first, second = codes.codes_launches(SHAPE, BF16, whole, True, True, False)
+    first, second = codes_launches(SHAPE, BF16, whole, True, True, False)
     assert first is not None
     assert first.minimum == 256 * 128 * 2 + 8 * 4  # 8 tiles of 64x64 look for the largest magnitude
     assert second.minimum == 256 * 128 * (2 + 1 + 1) + 2 * 4 + 8 * 4  # a float32 scale a side
-    first, second = codes.codes_launches(SHAPE, BF16, fine, False, True, False)
+    first, second = codes_launches(SHAPE, BF16, fine, False, True, False)
     assert first is None
     assert second.minimum == 256 * 128 * (2 + 1) + 256 * 128 // 32
 
 
 def test_bytes_of_a_product_by_hand() -> None:
-    found = packed.product_launch(torch.Size((256, 64)), torch.Size((128, 64)), BF16, False)
+    found = product_launch(
+        torch.Size((256, 64)), torch.Size((128, 64)), BF16, False, at_hand("cuda")
+    )
     codes = (256 + 128) * 64  # 128 summed elements, two to a byte
     scales = 256 * 8 + 128 * 8  # a byte for 16 elements; tiles of 128 rows and 4 blocks are full
     assert found.minimum == codes + scales + 2 * 4 + 256 * 128 * 2
@@ -130,11 +133,14 @@ def test_bytes_of_a_product_by_hand() -> None:
 
 
 def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
-    nearest = Rounding(mode="nearest")
+    machine = machine_of(find_device("h100"))
     taken = ("e2m1/1x16/e4m3/fp32", "e4m3/1x32/ue8m0-rceil", "e5m2/tensor/fp32")
     left = ("int8/row/fp32", "e2m1/1x16/e4m3:4over6/fp32", "nf4/1x64/fp32", "e2m1/3x7/e4m3/fp32")
-    assert [gpu.fuses(parse_format(text), nearest) for text in taken] == [True] * 3
-    assert [gpu.fuses(parse_format(text), nearest) for text in left] == [False] * 4
+    for text in taken + left:
+        chosen = choose(Quantize(format=parse_format(text)), machine)
+        assert chosen.falls_back == (text in left)
+        found = "triton" if text in taken else f"reference: no triton kernel takes {text}"
+        assert chosen.text == found
 
 
 def test_the_gpu_check_runs_without_a_gpu_and_says_why() -> None:

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from qgraph import ops
 from qgraph.errors import ModelError
-from qgraph.ops import Chip, Launch
+from qgraph.ops import Device, Launch, machine_of
 from qgraph.passes import Entry, Report, graph_text, module_path, names_of, run_passes
 from qgraph.policy import Policy
 from qgraph.predict.blueprint import Blueprint, draw
@@ -27,7 +27,7 @@ from qgraph.predict.offline.standin import standing_in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class LaunchedKernel:
     """One kernel or library call of the step; `count` of it are launched.
 
     `nodes` are the source nodes, `place` the module of the last one. `code` is missing for a
@@ -46,11 +46,11 @@ class Kernel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class CompiledStep:
     """A training step compiled for one GPU: forward and backward, without the optimizer."""
 
     policy: str
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[LaunchedKernel, ...]
     products: tuple[Entry, ...] = field(repr=False)  # of the whole model
     parameters: int
     sources: Mapping[str, str] = field(repr=False)  # programs and graphs as text, by file name
@@ -79,7 +79,7 @@ class Step:
 def compile_step(
     name: str,
     policy: Policy,
-    chip: Chip,
+    chip: Device,
     *,
     batch: int,
     length: int,
@@ -87,7 +87,7 @@ def compile_step(
     machine_code: bool = True,
     compiled: dict[str, MachineCode] | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> Step:
+) -> CompiledStep:
     """Generate and compile the training step of the model called `name` for `chip`.
 
     Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
@@ -105,7 +105,7 @@ def compile_step(
         step = captured.step(target="native")
         report.add(run_passes(step, names_of("joint", "lower", "watch")))
     sources = {"joint_graph.txt": graph_text(captured.graph, captured.facts.modules)}
-    kernels: list[Kernel] = []
+    kernels: list[LaunchedKernel] = []
     compiler = _Compiler(
         chip=chip,
         blueprint=blueprint,
@@ -123,7 +123,7 @@ def compile_step(
                 say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
             for call in program.calls:
                 kernels += compiler.kernels(call, half)
-    return Step(
+    return CompiledStep(
         policy=policy.name,
         kernels=tuple(kernels),
         products=tuple(
@@ -161,13 +161,13 @@ def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
 class _Compiler:
     """Turns the calls of a program into kernels; each different one is compiled once."""
 
-    chip: Chip
+    chip: Device
     blueprint: Blueprint
     modules: Mapping[str, str]
     machine_code: bool
     compiled: dict[str, MachineCode]
 
-    def kernels(self, call: Call, half: str) -> list[Kernel]:
+    def kernels(self, call: Call, half: str) -> list[LaunchedKernel]:
         places = [path for node in call.origins if (path := module_path(node, self.modules))]
         place = places[-1] if places else ""
         common: dict[str, Any] = {
@@ -176,33 +176,43 @@ class _Compiler:
             "place": place,
             "count": self.blueprint.count_of(place),
         }
-        bandwidth = self.chip.device.bandwidth
+        bandwidth = self.chip.bandwidth
         work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)
         if call.source:
             key = call.source.replace(call.name, "")  # the same code has other names elsewhere
             code = self._code(key, lambda: compile_generated(call.source, call.name, self.chip))
-            return [Kernel(name=call.name, kind="triton", work=work, code=code, **common)]
+            return [LaunchedKernel(name=call.name, kind="triton", work=work, code=code, **common)]
         if call.name == "qgraph.seed.default":
             return []  # drawn on the CPU
         if call.name.startswith("qgraph.") and call.node.target is not ops.scaled_mm:
-            launches, note = launches_of(call.node)
+            launches, note = launches_of(call.node, machine_of(self.chip))
             if launches:
                 return [self._launched(launch, common) for launch in launches]
             return [
-                Kernel(name=call.name, kind="qgraph", work=work, code=None, note=note, **common)
+                LaunchedKernel(
+                    name=call.name, kind="qgraph", work=work, code=None, note=note, **common
+                )
             ]
         work, note = work_of(call, self.chip)
-        return [Kernel(name=call.name, kind="library", work=work, code=None, note=note, **common)]
+        return [
+            LaunchedKernel(
+                name=call.name, kind="library", work=work, code=None, note=note, **common
+            )
+        ]
 
-    def _launched(self, launch: Launch, common: dict[str, Any]) -> Kernel:
-        key = repr((launch.kernel, launch.signature, launch.constants))
+    def _launched(self, launch: Launch, common: dict[str, Any]) -> LaunchedKernel:
+        key = repr((launch.name, launch.signature, launch.constants))
         code = self._code(key, lambda: compile_launch(launch, self.chip))
-        device, rate = self.chip.device, {}
-        if launch.flops:
-            rate = {"flops": launch.flops, "kind": "fp4", "rate": device.peaks["fp4"]}
-        work = Work(minimum=launch.minimum, moved=launch.moved, bandwidth=device.bandwidth, **rate)  # type: ignore[arg-type]
-        name = f"qgraph_{launch.kernel}"
-        return Kernel(name=name, kind="qgraph", work=work, code=code, **common)
+        work = Work(
+            minimum=launch.minimum,
+            moved=launch.moved,
+            bandwidth=self.chip.bandwidth,
+            flops=launch.flops,
+            kind=launch.unit if launch.flops else "",
+            rate=self.chip.peaks[launch.unit] if launch.flops else 0.0,
+        )
+        name = f"qgraph_{launch.name}"
+        return LaunchedKernel(name=name, kind="qgraph", work=work, code=code, **common)
 
     def _code(self, key: str, make: Callable[[], MachineCode]) -> MachineCode | None:
         if not self.machine_code:

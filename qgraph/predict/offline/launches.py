@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch.fx import Node
 
 from qgraph import ops
-from qgraph.formats import parse_format, parse_rounding
-from qgraph.ops import Chip, Launch, codes, gpu, packed
+from qgraph.formats import Rounding, parse_format, parse_rounding
+from qgraph.ops import (
+    OPTIONS,
+    Choice,
+    Device,
+    Launch,
+    Machine,
+    Quantize,
+    choose,
+    product_named,
+)
 from qgraph.passes import Quantizer
 from qgraph.predict.offline.machine_code import MachineCode, compile_kernel
 
-NOT_FUSED = "the definition runs, op by op: neither compiled nor counted here"
+NOT_FUSED = "op by op: neither compiled nor counted here"
+Found = tuple[tuple[Launch, ...], str]
 
 
-def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
-    """Return what a node of a qgraph op launches, or nothing and the reason."""
+def launches_of(node: Node, machine: Machine) -> Found:
+    """Return what a node of a qgraph op launches on `machine`, or nothing and the reason."""
     arguments: list[Any] = list(node.args)
     value = arguments[0].meta["val"]
     if node.target is ops.pack:
-        sides = (tuple(arguments[1:5]), tuple(arguments[5:9]))
-        turned = arguments[9]
-        return packed.pack_launches(value.shape, value.dtype, sides, len(turned), arguments[10]), ""
+        return _pack(value, machine, *arguments[1:])
     if node.target is ops.nvfp4_mm:
         other, bias, dtype = arguments[3].meta["val"], arguments[6], arguments[7]
-        return (packed.product_launch(value.shape, other.shape, dtype, bias is not None),), ""
+        launches = product_named("nvfp4").launches
+        assert launches is not None, "a product of codes is launched"
+        return (launches(value.shape, other.shape, dtype, bias is not None, machine),), ""
     if node.target in (ops.quantize, ops.quantize_both):
-        return _codes(node.target is ops.quantize_both, value, *arguments[1:])
+        return _codes(node.target is ops.quantize_both, value, machine, *arguments[1:])
     quantizer = Quantizer.read(node)
     if quantizer is None or node.target is ops.observed_quant:
-        return (), NOT_FUSED
+        return (), f"the definition runs, {NOT_FUSED}"
     signs, axis, fmt = quantizer.signs, quantizer.axis, parse_format(quantizer.format)
     random = quantizer.seed is not None and quantizer.rounding in (None, "stochastic")
     mode = parse_rounding(quantizer.rounding or ("stochastic" if random else "nearest"))
-    if not gpu.fuses(fmt, mode) or (signs and not gpu.rotates(signs, value.shape[axis])):
-        return (), NOT_FUSED
+    chosen = choose(_work(value, quantizer.format, mode, points=len(signs)), machine)
     by_column = axis % value.dim() == value.dim() - 2
-    found = gpu.fake_quant_launches(
+    return _launched(
+        chosen,
         value.shape,
         value.dtype,
         fmt,
@@ -47,23 +58,48 @@ def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
         quantizer.output,
         quantizer.amax is not None,
     )
+
+
+def _work(value: Any, text: str, rounding: Rounding, **more: Any) -> Quantize:
+    return Quantize(
+        format=parse_format(text),
+        rounding=rounding,
+        draws=rounding.random,
+        dtype=value.dtype,
+        rank=value.dim(),
+        **more,
+    )
+
+
+def _launched(chosen: Choice, *arguments: Any) -> Found:
+    if chosen.kernel.launches is None:
+        return (), f"{chosen.text}, {NOT_FUSED}"
+    found: Iterable[Launch | None] = chosen.kernel.launches(*arguments)
     return tuple(launch for launch in found if launch is not None), ""
+
+
+def _pack(value: Any, machine: Machine, *arguments: Any) -> Found:
+    sides = (tuple(arguments[:4]), tuple(arguments[4:8]))
+    signs, output = arguments[8], arguments[9]
+    text, turns, draws, _ = next(side for side in sides if side[0])
+    rounding = parse_rounding("stochastic" if draws else "nearest")
+    work = _work(value, text, rounding, wanted="packed", points=len(signs) if turns else 0)
+    return _launched(choose(work, machine), value.shape, value.dtype, sides, len(signs), output)
 
 
 def _codes(
-    both: bool, value: Any, text: str, axis: int = -1, *drawn: object
-) -> tuple[tuple[Launch, ...], str]:
-    fmt = parse_format(text)
-    if drawn or value.dim() != 2 or not codes.takes(fmt):
-        return (), NOT_FUSED
+    both: bool, value: Any, machine: Machine, text: str, axis: int = -1, *drawn: object
+) -> Found:
     row = axis % 2 == 1
-    found = codes.codes_launches(
-        value.shape, value.dtype, fmt, both or row, both or not row, codes.casts()
-    )
-    return tuple(launch for launch in found if launch is not None), ""
+    rounding = parse_rounding("nearest")
+    work = _work(value, text, rounding, wanted="both" if both else "codes", named=bool(drawn))
+    return _launched(
+        choose(work, machine), value.shape, value.dtype, work.format, both or row, both or not row,
+        machine,
+    )  # fmt: skip
 
 
-def compile_launch(launch: Launch, chip: Chip) -> MachineCode:
+def compile_launch(launch: Launch, chip: Device) -> MachineCode:
     """Compile the kernel of a launch, told of alignment what a running one would see."""
     signature = {**launch.signature, **dict.fromkeys(launch.constants, "constexpr")}
     aligned = {
@@ -71,6 +107,5 @@ def compile_launch(launch: Launch, chip: Chip) -> MachineCode:
         for i, kind in enumerate(launch.signature.values())
         if kind[0] == "*"
     }
-    options = {"num_warps": launch.warps, **gpu.OPTIONS}
-    kernel = getattr(gpu.kernels(), launch.kernel)
-    return compile_kernel(kernel, signature, launch.constants, options, chip, aligned)
+    options = {"num_warps": launch.warps, **OPTIONS}
+    return compile_kernel(launch.kernel, signature, launch.constants, options, chip, aligned)

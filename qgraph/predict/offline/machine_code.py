@@ -11,7 +11,7 @@ from typing import Any
 
 from torch._inductor.codecache import PyCodeCache
 
-from qgraph.ops import Chip
+from qgraph.ops import Device
 
 # The instructions of matrix units, as NVIDIA's PTX and AMD's assembly name them.
 _PRODUCTS = re.compile(
@@ -43,7 +43,7 @@ def compile_kernel(
     signature: Mapping[str, str],
     constants: Mapping[Any, Any],
     options: Mapping[str, Any],
-    chip: Chip,
+    chip: Device,
     attributes: Any = None,
 ) -> MachineCode:
     """Compile a Triton function for `chip`; its driver must be a stand-in (see `standing_in`)."""
@@ -54,7 +54,7 @@ def compile_kernel(
     return _read(triton.compile(source, target=chip.triton_target, options=dict(options)), chip)
 
 
-def compile_generated(source: str, name: str, chip: Chip) -> MachineCode:
+def compile_generated(source: str, name: str, chip: Device) -> MachineCode:
     """Compile a kernel that Inductor wrote, with the first configuration its heuristics list."""
     tuner = getattr(PyCodeCache.load(source), name)
     chosen = tuner.configs[0]
@@ -64,7 +64,7 @@ def compile_generated(source: str, name: str, chip: Chip) -> MachineCode:
     return compile_kernel(tuner.fn, meta["signature"], meta["constants"], options, chip, first)
 
 
-def _read(compiled: Any, chip: Chip) -> MachineCode:
+def _read(compiled: Any, chip: Device) -> MachineCode:
     assembly = compiled.asm["amdgcn" if chip.amd else "ptx"]
     registers, spills = _amd(assembly) if chip.amd else _nvidia(compiled.asm["cubin"])
     found = {*_PRODUCTS.findall(assembly), *_CONVERSIONS.findall(assembly)}

@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qgraph.ops import Chip
+from qgraph.ops import Device
 from qgraph.passes import make_totals
-from qgraph.predict.offline.compile import Kernel, Step
+from qgraph.predict.offline.compile import CompiledStep, LaunchedKernel
 
 ASSUMPTIONS = (
     (
@@ -31,9 +31,10 @@ ASSUMPTIONS = (
 _SHOWN = 16
 
 
-def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
+def comparison(
+    model: str, device: Device, plain: CompiledStep, quantized: CompiledStep, tokens: int
+) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
-    device = chip.device
     lowered = Counter(e.lowering for e in quantized.products if e.status == "quantized")
     return {
         "model": model,
@@ -62,7 +63,7 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: CompiledStep) -> dict[str, Any]:
     kinds: dict[str, float] = {}
     for kernel in step.kernels:
         kind = _kind(kernel)
@@ -79,7 +80,7 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-def _kind(kernel: Kernel) -> str:
+def _kind(kernel: LaunchedKernel) -> str:
     if kernel.kind == "qgraph":
         return "quantized products" if kernel.work.flops else "quantization"
     if kernel.kind == "triton":
@@ -89,7 +90,7 @@ def _kind(kernel: Kernel) -> str:
     return "attention" if "dot_product" in kernel.name else "products"
 
 
-def _call(kernel: Kernel) -> dict[str, Any]:
+def _call(kernel: LaunchedKernel) -> dict[str, Any]:
     work, code = kernel.work, kernel.code
     return {
         "half": kernel.half,
@@ -187,7 +188,9 @@ def _kernel_lines(calls: list[dict[str, Any]], whole: float, width: int) -> list
     return lines
 
 
-def write_sources(folder: Path, found: dict[str, Any], plain: Step, quantized: Step) -> None:
+def write_sources(
+    folder: Path, found: dict[str, Any], plain: CompiledStep, quantized: CompiledStep
+) -> None:
     """Write report.json, and for each of the two steps its programs and its kernels' code."""
     (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, step in (("plain", plain), ("quantized", quantized)):

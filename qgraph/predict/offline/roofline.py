@@ -11,7 +11,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from qgraph import ops
-from qgraph.ops import Chip, Kind
+from qgraph.ops import Device, Kind, product_named
 from qgraph.predict.offline.codegen import Call
 
 _KINDS: dict[torch.dtype, Kind] = {
@@ -41,16 +41,16 @@ class Work:
         return max(self.moved / self.bandwidth, self.flops / self.rate if self.flops else 0.0)
 
 
-def work_of(call: Call, chip: Chip) -> tuple[Work, str]:
+def work_of(call: Call, chip: Device) -> tuple[Work, str]:
     """Return the work of a library call, and what is to be said about it."""
     node = call.node
     packet = getattr(node.target, "overloadpacket", node.target)
-    bandwidth = chip.device.bandwidth
+    bandwidth = chip.bandwidth
     values = _values(node.args)
     kind: Kind
     if node.target is ops.scaled_mm:
         flops = 2 * values[0].numel() * values[2].shape[0]
-        kind = "int8" if node.args[4] == "int8" else "fp8"
+        kind = product_named(str(node.args[4])).unit
     elif packet in flop_registry:
         flops = int(flop_registry[packet](*values, **_values(node.kwargs), out_val=_value(node)))
         dtype = next(v.dtype for v in values if isinstance(v, Tensor))
@@ -63,7 +63,7 @@ def work_of(call: Call, chip: Chip) -> tuple[Work, str]:
         bandwidth=bandwidth,
         flops=flops,
         kind=kind,
-        rate=chip.device.peaks[kind],
+        rate=chip.peaks[kind],
     ), "the library's own kernel, not compiled here"
 
 

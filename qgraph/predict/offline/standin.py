@@ -17,7 +17,7 @@ import torch
 from torch._dynamo import device_interface
 from torch._subclasses import FakeTensor, FakeTensorMode
 
-from qgraph.ops import Chip
+from qgraph.ops import Device, forget_machines
 
 # What torch remembers about the device it found: forgotten on the way in and on the way out.
 _CACHES = (
@@ -48,7 +48,7 @@ _METHODS = {
 
 
 @contextmanager
-def standing_in(chip: Chip) -> Iterator[None]:
+def standing_in(chip: Device) -> Iterator[None]:
     """Let torch and Triton see one device of this kind; restore everything at the end, errors too."""
     from torch._inductor.runtime import triton_helpers
     from triton.runtime import driver
@@ -76,7 +76,7 @@ def standing_in(chip: Chip) -> Iterator[None]:
 class _Driver:
     """Triton's driver, as far as compiling asks it."""
 
-    def __init__(self, chip: Chip) -> None:
+    def __init__(self, chip: Device) -> None:
         self.chip = chip
 
     def get_current_target(self) -> Any:
@@ -95,14 +95,14 @@ class _Driver:
         return torch.cuda
 
 
-def _cuda_answers(chip: Chip) -> dict[str, Any]:
+def _cuda_answers(chip: Device) -> dict[str, Any]:
     return {
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_properties": lambda device=None: _properties(chip),
         "get_device_capability": lambda device=None: chip.capability,
-        "get_device_name": lambda device=None: chip.device.title,
+        "get_device_name": lambda device=None: chip.title,
         "is_bf16_supported": lambda including_emulation=True: True,
         "synchronize": lambda device=None: None,
         "get_rng_state": lambda device=0: torch.zeros(16, dtype=torch.uint8),
@@ -110,24 +110,24 @@ def _cuda_answers(chip: Chip) -> dict[str, Any]:
     }
 
 
-def _properties(chip: Chip) -> types.SimpleNamespace:
+def _properties(chip: Device) -> types.SimpleNamespace:
     return types.SimpleNamespace(
-        name=chip.device.title,
+        name=chip.title,
         major=chip.capability[0],
         minor=chip.capability[1],
-        multi_processor_count=chip.device.units,
+        multi_processor_count=chip.units,
         regs_per_multiprocessor=chip.registers,
         max_threads_per_multi_processor=chip.threads,
         max_threads_per_block=1024,
         warp_size=chip.warp,
-        total_memory=int(chip.device.memory),
+        total_memory=int(chip.memory),
         shared_memory_per_block_optin=chip.shared,
-        gcnArchName=chip.device.arch if chip.amd else "",
+        gcnArchName=chip.arch if chip.amd else "",
         L2_cache_size=chip.cache,
     )
 
 
-def _interface(chip: Chip) -> type[device_interface.CudaInterface]:
+def _interface(chip: Device) -> type[device_interface.CudaInterface]:
     class Worker(device_interface.CudaInterface.Worker):
         current_device = staticmethod(lambda: 0)
         set_device = staticmethod(lambda device: None)
@@ -148,6 +148,7 @@ def _interface(chip: Chip) -> type[device_interface.CudaInterface]:
 
 def _forget() -> None:
     """Empty the caches of what the device can do, in the modules that are loaded."""
+    forget_machines()
     for name in _CACHES:
         home, _, last = name.rpartition(".")
         module = sys.modules.get(name)

@@ -8,6 +8,7 @@ optimizer update those, and packs them again, so that whole states in high preci
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections import defaultdict
@@ -27,7 +28,6 @@ from qgraph.training.states.packing import Packed, is_saved
 
 Kind = TypeVar("Kind", bound=Optimizer)
 CHUNK = 1 << 22  # elements whose states are unpacked at one time, at least
-_CLASSES: dict[type[Optimizer], type[Optimizer]] = {}
 
 
 def quantize_optimizer(optimizer: Kind, policy: PolicyLike, model: nn.Module | None = None) -> Kind:
@@ -59,9 +59,7 @@ def quantize_optimizer(optimizer: Kind, policy: PolicyLike, model: nn.Module | N
     keeper = Keeper(chosen, *_kept(inner, chosen, model))
     keeper.check(inner)
     base = type(inner)
-    if base not in _CLASSES:
-        _CLASSES[base] = type(f"Quantized{base.__name__}", (_Quantized, base), {})
-    inner.__class__ = _CLASSES[base]
+    inner.__class__ = _quantized_class(base)  # type: ignore[arg-type]
     inner.__dict__.pop("step", None)  # a scheduler's: what it does, `_Quantized.step` does
     inner._keeper = keeper  # type: ignore[attr-defined]
     for group in inner.param_groups:
@@ -272,6 +270,12 @@ def state_names(optimizer: Optimizer) -> tuple[str, ...]:
             if isinstance(value, Tensor) and value.shape == trial.shape
         }
     return tuple(names)
+
+
+@functools.cache
+def _quantized_class(base: type[Optimizer]) -> type[Optimizer]:
+    """Return the class of optimizers of class `base` whose states are quantized."""
+    return type(f"Quantized{base.__name__}", (_Quantized, base), {})
 
 
 def _kept(

@@ -8,21 +8,19 @@ NaN is the largest. Compile without contraction into FMA.
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-from triton.language.random import philox_impl
+from qgraph.ops.gpu.language import jit, philox, tl
 
 FLT_MAX = tl.constexpr(3.4028234663852886e38)
 TWO_LEVEL, CEIL, FLOOR, WHOLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 
 
-@triton.jit
+@jit
 def bits_of(x):
     """Return the bits of the magnitude of a float32."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
-@triton.jit
+@jit
 def read(x, place, inside, BF16: tl.constexpr):
     """Load float32, or bfloat16 that is given as its bits, int16."""
     if BF16:
@@ -32,7 +30,7 @@ def read(x, place, inside, BF16: tl.constexpr):
     return v
 
 
-@triton.jit
+@jit
 def round_bf16(x):
     """Round float32 to the nearest bfloat16, ties to even, in float32."""
     b = x.to(tl.int32, bitcast=True)
@@ -40,7 +38,7 @@ def round_bf16(x):
     return tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
 
 
-@triton.jit
+@jit
 def butterfly(y, COUNT: tl.constexpr, POINTS: tl.constexpr, D: tl.constexpr):
     """Replace each pair (low, high) of elements D apart by (low + high, low - high)."""
     pairs = tl.reshape(y, [COUNT, POINTS // (2 * D), 2, D])
@@ -49,7 +47,7 @@ def butterfly(y, COUNT: tl.constexpr, POINTS: tl.constexpr, D: tl.constexpr):
     return tl.reshape(both, [COUNT, POINTS])
 
 
-@triton.jit
+@jit
 def rotate(
     x, signs, ROWS: tl.constexpr, ALONG: tl.constexpr, POINTS: tl.constexpr, BF16: tl.constexpr
 ):
@@ -67,7 +65,7 @@ def rotate(
     return tl.reshape(y, [ROWS, ALONG])
 
 
-@triton.jit
+@jit
 def two_level_scales(amax, whole, MAX: tl.constexpr):
     """Return (encode, decode, byte) of the NVFP4 rule: see `qgraph.numerics.scales.two_level`."""
     top = tl.div_rn(MAX * 448.0, whole)
@@ -81,7 +79,7 @@ def two_level_scales(amax, whole, MAX: tl.constexpr):
     return tl.where(encode > FLT_MAX, FLT_MAX, encode), s, tl.where(s == s, byte, 127)
 
 
-@triton.jit
+@jit
 def tensor_scales(amax, MAX: tl.constexpr):
     """Return (encode, decode) of one float32 scale: see `qgraph.numerics.scales.full_precision`."""
     encode = tl.div_rn(MAX, amax)
@@ -90,7 +88,7 @@ def tensor_scales(amax, MAX: tl.constexpr):
     return encode, tl.div_rn(1.0, encode)
 
 
-@triton.jit
+@jit
 def power_scales(span, MAX: tl.constexpr, TOP: tl.constexpr, UP: tl.constexpr):
     """Return (encode, decode, byte) of the MX rules: see `qgraph.numerics.scales.power_of_two`.
 
@@ -111,7 +109,7 @@ def power_scales(span, MAX: tl.constexpr, TOP: tl.constexpr, UP: tl.constexpr):
     return encode, decode, tl.where(bad, 255, byte)
 
 
-@triton.jit
+@jit
 def scales_of(span, whole, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr):
     """Return (encode, decode, byte) of blocks whose magnitudes have the bits `span`.
 
@@ -128,7 +126,7 @@ def scales_of(span, whole, MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.const
     return encode, decode, byte
 
 
-@triton.jit
+@jit
 def nearest(a, MANTISSA: tl.constexpr, LOWEST: tl.constexpr):
     """Round magnitudes to MANTISSA bits, ties to even; LOWEST is the biased exponent of subnormals."""
     e = tl.maximum(a.to(tl.int32, bitcast=True) >> 23, LOWEST)
@@ -136,7 +134,7 @@ def nearest(a, MANTISSA: tl.constexpr, LOWEST: tl.constexpr):
     return (a + c) - c
 
 
-@triton.jit
+@jit
 def stochastic(a, noise, MANTISSA: tl.constexpr, LOWEST: tl.constexpr):
     """Round magnitudes up with the probability of their distance; noise in [0, 1)."""
     e = tl.maximum(a.to(tl.int32, bitcast=True) >> 23, LOWEST) - MANTISSA
@@ -145,8 +143,8 @@ def stochastic(a, noise, MANTISSA: tl.constexpr, LOWEST: tl.constexpr):
     return tl.where(a == a, tl.floor(a * inverse + noise) * step, a)
 
 
-@triton.jit
-def noise_of(rows, chunks, count, seed, site, ROWS: tl.constexpr, ALONG: tl.constexpr):
+@jit
+def noise_bytes(rows, chunks, count, seed, site, ROWS: tl.constexpr, ALONG: tl.constexpr):
     """Return a byte over 256 for each element of a tile: see `qgraph.numerics.random_bits`.
 
     Shapes: rows [ROWS] int64, chunks [ALONG / 16], count (of chunks in a row) -> [ROWS, ALONG].
@@ -155,7 +153,7 @@ def noise_of(rows, chunks, count, seed, site, ROWS: tl.constexpr, ALONG: tl.cons
     low, high = (counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32)
     zero = low * 0
     key0, key1 = zero + seed.to(tl.uint32), zero + site.to(tl.uint32)
-    w0, w1, w2, w3 = philox_impl(low, high, zero, zero, key0, key1, 10)
+    w0, w1, w2, w3 = philox(low, high, zero, zero, key0, key1, 10)
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [ROWS, ALONG / 16, 2, 2]: w0 w1 w2 w3
     words = tl.reshape(words, [ROWS * ALONG // 4, 1])
     shifts = (tl.arange(0, 4) * 8)[None, :].to(tl.uint32)
@@ -163,7 +161,7 @@ def noise_of(rows, chunks, count, seed, site, ROWS: tl.constexpr, ALONG: tl.cons
     return tl.reshape(bytes, [ROWS, ALONG]).to(tl.float32) * 0.00390625
 
 
-@triton.jit
+@jit
 def quantize_tile(
     x, whole, rows, chunks, count, seed, site,
     ROWS: tl.constexpr, ALONG: tl.constexpr, ACROSS: tl.constexpr, BLOCK: tl.constexpr,
@@ -178,7 +176,7 @@ def quantize_tile(
     a = bits_of(scaled).to(tl.float32, bitcast=True)
     a = tl.where(a > MAX, MAX, a)
     if NOISE:
-        noise = noise_of(rows, chunks, count, seed, site, ROWS, ALONG)
+        noise = noise_bytes(rows, chunks, count, seed, site, ROWS, ALONG)
         r = stochastic(a, noise, MANTISSA, LOWEST)
     else:
         r = nearest(a, MANTISSA, LOWEST)
@@ -186,7 +184,7 @@ def quantize_tile(
     return r, scaled.to(tl.int32, bitcast=True) < 0, decode, byte
 
 
-@triton.jit
+@jit
 def scale_tile(
     x, whole, ROWS: tl.constexpr, ALONG: tl.constexpr, ACROSS: tl.constexpr, BLOCK: tl.constexpr,
     MAX: tl.constexpr, TOP: tl.constexpr, SCALE: tl.constexpr,
@@ -202,7 +200,7 @@ def scale_tile(
     return tl.reshape(tiles * encode[:, None, :, None], [ROWS, ALONG]), decode, byte
 
 
-@triton.jit
+@jit
 def load_whole(parts, PARTS: tl.constexpr):
     """Return the largest of an amax's partial maxima, as float32."""
     found = tl.load(parts + tl.arange(0, PARTS))

@@ -41,7 +41,7 @@ def _library() -> ctypes.CDLL | str:
     )
     if compiler is None:
         return "no C++ compiler found (g++ or clang++; set CXX)"
-    source = resources.files("qgraph.ops").joinpath("cpu.cpp").read_bytes()
+    source = resources.files("qgraph.ops.cpu").joinpath("cpu.cpp").read_bytes()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     key = hashlib.sha256(b"\0".join([source, version, " ".join(_FLAGS).encode(), _cpu_flags()]))
     path = _cache_dir() / f"kernels-{key.hexdigest()[:24]}.so"

@@ -1,0 +1,32 @@
+"""What changes while a process runs. No other file has a global that is written to.
+
+Graphs name models, recorders and groups of processes by numbers or text, because a graph holds no
+objects: what they stand for is looked up here, and is gone with its owner.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch.distributed as dist
+from torch import nn
+
+# Numbers that tell things of this process apart. Each kind has its own: they stand in graphs, and the
+# first model of a process must have the number that compiled code was kept under.
+STORE_NUMBERS = itertools.count()
+RECORDER_NUMBERS = itertools.count()
+GRAPH_NUMBERS = itertools.count(1)
+# The models that keep amax histories, by number: see `qgraph.ops.history`.
+STORES: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+# The recorders of telemetry, by number: see `qgraph.ops.observe`.
+RECORDERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
+# Groups of processes, by name: see `qgraph.ops.shared`.
+PROCESS_GROUPS: dict[str, dist.ProcessGroup] = {}
+# The places of graphs whose quantizer was held against its definition: see `qgraph.ops.check`.
+CHECKED: set[tuple[int, str]] = set()
+# What is known of compiled and of converted models. Kept beside them, not in them: a copy of a model
+# is not compiled and must not say it is.
+COMPILED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+CONVERTED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
