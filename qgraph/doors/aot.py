@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import nn
-from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
-from torch._functorch._aot_autograd.descriptors import ParamAOTInput
-from torch._functorch.aot_autograd import (
-    aot_compile_joint_with_descriptors,
-    aot_export_joint_with_descriptors,
-)
-from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
+from qgraph.compat import aot, descriptions, dynamo, meta
 from qgraph.doors.attention import take_attention_apart
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts
@@ -30,7 +22,7 @@ from qgraph.passes import GraphFacts, Report, SavedTensor
 from qgraph.policy import Policy
 
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
-_FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
+_FAILURES = (dynamo.NotFollowed, AssertionError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +33,19 @@ class Capture:
     """
 
     module: GraphModule
-    joint: Any  # torch's JointWithDescriptors
+    joint: aot.Joint
     facts: GraphFacts
     parameters: tuple[str, ...]
 
     @property
+    def joint_module(self) -> GraphModule:
+        """The joint graph as a module."""
+        return aot.module_of(self.joint)
+
+    @property
     def graph(self) -> Graph:
         """The joint graph; passes edit it in place."""
-        graph: Graph = self.joint.graph_module.graph
-        return graph
+        return self.joint_module.graph
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None = None) -> Capture:
@@ -66,13 +62,11 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
         outline = Outline.of(model)
         if policy is not None:
             take_attention_apart(module, policy, outline)
-        with ExitStack() as stack:
-            joint = aot_export_joint_with_descriptors(
-                stack, module, (), dict(inputs), decompositions=decompositions()
-            )
-    graph = joint.graph_module.graph
+        joint = aot.export_joint(module, inputs, decompositions())
     facts = graph_facts(
-        graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), outline
+        aot.module_of(joint).graph,
+        lambda node: descriptions.is_parameter(meta.description(node)),
+        outline,
     )
     return Capture(module=module, joint=joint, facts=facts, parameters=_own_names(model, module))
 
@@ -84,11 +78,9 @@ def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:
     """
     report = Report(policy=policy)
     graph = copy.deepcopy(captured.graph)
-    module = GraphModule(captured.joint.graph_module, graph)
+    module = GraphModule(captured.joint_module, graph)
     (output,) = graph.find_nodes(op="output")
-    kinds = [type(desc).__name__ for desc in output.meta["desc"]]
-    gradients = (i for i, kind in enumerate(kinds) if kind == "GradAOTOutput")  # results come first
-    results = next(gradients, len(kinds))
+    results = descriptions.count_results(meta.description(output))
     _partitioner(captured, policy, report)(module, (), num_fwd_outputs=results)
     return report.saved[None]
 
@@ -105,16 +97,10 @@ def compile_capture(captured: Capture, policy: Policy | None = None) -> Callable
     It reads the model's own parameters, so that a backward leaves gradients in them. What it saves
     for the backward is stored as the policy's stash says.
     """
-    partition: Any = min_cut_rematerialization_partition
+    cut: aot.Cut = aot.cut_in_two
     if policy is not None:
-        partition = _partitioner(captured, policy, Report(policy=policy))
-    captured.joint.graph_module.recompile()
-    compiled = aot_compile_joint_with_descriptors(
-        captured.joint,
-        partition_fn=partition,
-        fw_compiler=compile_fx_inner,
-        bw_compiler=compile_fx_inner,
-    )
+        cut = _partitioner(captured, policy, Report(policy=policy))
+    compiled = aot.compile_joint(captured.joint, cut)
     state = [
         *(p for _, p in captured.module.named_parameters()),
         *(b for _, b in captured.module.named_buffers()),
@@ -142,13 +128,13 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
-        return _trace(model, inputs)
+        return dynamo.capture(model, inputs)
     except _FAILURES as first:
         # Some models set hooks up in their first call, which breaks the graph once.
         try:
             with torch.no_grad():
                 model(**inputs)
-            return _trace(model, inputs)
+            return dynamo.capture(model, inputs)
         except _FAILURES:
             reason = str(first).strip().split("\n")[0]
             raise ModelError(
@@ -157,15 +143,7 @@ def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
             ) from first
 
 
-def _trace(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
-    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)
-    return module
-
-
 def _own_names(model: nn.Module, module: GraphModule) -> tuple[str, ...]:
     """Return the model's name of each parameter of the captured module, matched by identity."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return tuple(
-        names.get(id(p), re.sub(r"^_export_root\.", "", name))
-        for name, p in module.named_parameters()
-    )
+    return tuple(names.get(id(p), dynamo.own_name(name)) for name, p in module.named_parameters())

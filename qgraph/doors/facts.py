@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 from weakref import ref
 
 from torch import nn
 from torch.fx import Graph, Node
 
+from qgraph.compat import descriptions, meta
 from qgraph.passes import GraphFacts, block_of, find_sites, stacks_of
 
 
@@ -95,7 +95,4 @@ def input_index(node: Node) -> int | None:
 
     Of a tensor in parts on several processes, the placeholder of this process's part counts.
     """
-    found: Any = node.meta.get("desc")
-    while getattr(found, "attr", "") == "_local_tensor":
-        found = found.base
-    return getattr(found, "idx", None)
+    return descriptions.input_index(meta.description(node))

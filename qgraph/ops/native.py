@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import ScalingType, SwizzleType
 
+from qgraph.compat import aten
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat, find_element
 from qgraph.formats.rounding import NEAREST
 from qgraph.numerics.blocks import block_scales
@@ -170,7 +171,7 @@ def _int_sums(a: Tensor, b: Tensor) -> Tensor:
         a, b = pad(a, (0, -k % 8, 0, max(0, 17 - m))), pad(b, (0, -k % 8, 0, -n % 8))
     elif k < 2:  # torch 2.13's _int_mm returns garbage for a sum of one product
         a, b = (pad(codes, (0, 2 - k)) for codes in (a, b))
-    return torch._int_mm(a.view(torch.int8), b.view(torch.int8).mT)[:m, :n]
+    return aten.int_mm(a.view(torch.int8), b.view(torch.int8).mT)[:m, :n]
 
 
 def scaled_mm(

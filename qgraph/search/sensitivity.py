@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.formats import parse_format
 from qgraph.numerics.blocks import REFERENCE, block_scales, scale_tiles
 from qgraph.numerics.tiles import cut
@@ -216,7 +217,7 @@ def _estimate_loss(replay: Replay, effect: Effect, site: Site, change: Tensor) -
 def _output_gradient(replay: Replay, site: Site, change: Tensor) -> Tensor | None:
     """Return the gradient of a forward product's result, as one of its backward products read it."""
     for other in replay.sites:
-        if other.role == "fprop" or other.node.meta.get("seq_nr") != site.node.meta.get("seq_nr"):
+        if other.role == "fprop" or meta.sequence(other.node) != meta.sequence(site.node):
             continue
         for operand in other.operands:
             value = replay.values[argument_node(other.node, operand.argument)]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qgraph.compat import modules
 from qgraph.doors.jit import PolicyLike, compile, compiled_by_us, enter_stage, replace_call
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops.observe import make_recorder
@@ -173,7 +174,7 @@ class Run:
         if new:
             observe = self._recorder and (self._recorder[0], self.monitors.watches_products)
             report = enter_stage(self.model, stage(self.policy, active), observe)
-            call = self.model._compiled_call_impl
+            call = modules.compiled_call(self.model)
             assert call is not None, "the model was just compiled"
             self._stages[active] = (report, call)
         report, self._call = self._stages[active]

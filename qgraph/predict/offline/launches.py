@@ -7,6 +7,7 @@ from typing import Any
 from torch.fx import Node
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.formats import parse_format, parse_rounding
 from qgraph.ops import codes, gpu, packed
 from qgraph.ops.chips import Chip
@@ -19,13 +20,13 @@ NOT_FUSED = "the definition runs, op by op: neither compiled nor counted here"
 def launches_of(node: Node) -> tuple[tuple[Launch, ...], str]:
     """Return what a node of a qgraph op launches, or nothing and the reason."""
     arguments: list[Any] = list(node.args)
-    value = arguments[0].meta["val"]
+    value = meta.value(arguments[0])
     if node.target is ops.pack:
         sides = (tuple(arguments[1:5]), tuple(arguments[5:9]))
         turned = arguments[9]
         return packed.pack_launches(value.shape, value.dtype, sides, len(turned), arguments[10]), ""
     if node.target is ops.nvfp4_mm:
-        other, bias, dtype = arguments[3].meta["val"], arguments[6], arguments[7]
+        other, bias, dtype = meta.value(arguments[3]), arguments[6], arguments[7]
         return (packed.product_launch(value.shape, other.shape, dtype, bias is not None),), ""
     if node.target in (ops.quantize, ops.quantize_both):
         return _codes(node.target is ops.quantize_both, value, *arguments[1:])

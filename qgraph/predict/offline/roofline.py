@@ -11,6 +11,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.ops.chips import Chip
 from qgraph.ops.devices import Kind
 from qgraph.predict.offline.codegen import Call
@@ -69,7 +70,7 @@ def work_of(call: Call, chip: Chip) -> tuple[Work, str]:
 
 
 def _value(value: Any) -> Any:
-    return value.meta["val"] if isinstance(value, Node) else value
+    return meta.value(value) if isinstance(value, Node) else value
 
 
 def _values(arguments: Any) -> Any:
