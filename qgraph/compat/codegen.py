@@ -124,8 +124,9 @@ def _touched(kernel: Any, buffer: Any) -> int:
     accesses = kernel.features.buf_accesses().get(buffer, ())
     if not accesses:
         return 0
-    sizes = V.graph.sizevars
-    whole = int(sizes.optimization_hint(V.graph.get_numel(buffer)))
+    graph: Any = V.graph
+    sizes = graph.sizevars
+    whole = int(sizes.optimization_hint(graph.get_numel(buffer)))
     indices = {
         str(dep.index if isinstance(dep, MemoryDep) else number)
         for number, dep in enumerate(accesses)
@@ -133,7 +134,7 @@ def _touched(kernel: Any, buffer: Any) -> int:
     space = 1
     for numel in kernel.numels.values():
         space *= int(sizes.optimization_hint(numel))
-    return min(whole, len(indices) * space) * int(get_dtype_size(V.graph.get_dtype(buffer)))
+    return min(whole, len(indices) * space) * int(get_dtype_size(graph.get_dtype(buffer)))
 
 
 @dataclass(frozen=True, kw_only=True)

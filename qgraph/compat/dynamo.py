@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
-from torch._dynamo import config, reset, trace_rules
+from torch._dynamo import config, trace_rules
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.external_utils import wrap_inline
 from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
@@ -18,14 +16,10 @@ from torch._dynamo.source import NNModuleSource
 from torch._guards import CompileContext
 from torch.fx import GraphModule, Node
 
-__all__ = [
-    "NotFollowed", "alike_blocks", "capture", "enters", "frame", "guard_modules", "inlined",
-    "limit_setting", "own_limit", "own_name", "recompile_limit", "reset",
-]  # fmt: skip
+from qgraph.compat.names import is_there
 
 NotFollowed = TorchDynamoException  # what Dynamo raises where it cannot follow a model
 _SETTING = "torch._dynamo.config.recompile_limit"
-_OWN_LIMIT = "isolate_recompiles"  # an option of torch.compile
 _SOURCE = "_dynamo_source"  # of a placeholder
 _ROOT = "_export_root."  # what a captured module puts before the names of parameters
 
@@ -47,8 +41,7 @@ def own_limit() -> dict[str, bool]:
     Without it Dynamo counts those of a class, and past its limit runs the next model of that class
     as it is.
     """
-    known = inspect.signature(torch.compile).parameters
-    return {_OWN_LIMIT: True} if _OWN_LIMIT in known else {}
+    return {"isolate_recompiles": True} if is_there("torch.compile(isolate_recompiles)") else {}
 
 
 def alike_blocks(count: int) -> AbstractContextManager[None]:

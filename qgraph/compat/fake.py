@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["FakeTensor", "FakeTensorMode", "as_cpu", "mode_of"]
+__all__ = ["FakeTensorMode", "as_cpu", "mode_of", "new_mode"]
+
+
+def new_mode() -> FakeTensorMode:
+    """Return a mode in which tensors are made without numbers, and may meet others that have some."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def mode_of(value: Any) -> FakeTensorMode:

@@ -44,39 +44,44 @@ def seen(answers: Answers, architecture: object, driver: object) -> Iterator[Non
     and `driver` answers as Triton's.
     """
     from torch._inductor.runtime import triton_helpers
-    from triton.runtime import driver as triton_driver
+    from triton.runtime.driver import driver as triton_driver
 
-    replace, absent = mock.patch.object, property(lambda _: True)
+    absent = property(lambda _: True)
     interface = _interface(answers, architecture)
-    with ExitStack() as stack:
-        known = {"cuda": interface, "cuda:0": interface}
-        stack.enter_context(mock.patch.dict(device_interface.device_interfaces, known))
-        stack.enter_context(replace(device_interface, "_device_initialized", True))
-        stack.enter_context(replace(triton_driver, "_active", driver))
-        stack.enter_context(replace(FakeTensorMode, "avoid_device_init", absent))
-        stack.enter_context(replace(triton_helpers, "set_driver_to_gpu"))
+    known = {"cuda": interface, "cuda:0": interface}
+    with (
+        mock.patch.dict(device_interface.device_interfaces, known),
+        mock.patch.object(device_interface, "_device_initialized", True),
+        mock.patch.object(triton_driver, "_active", driver),
+        mock.patch.object(FakeTensorMode, "avoid_device_init", absent),
+        mock.patch.object(triton_helpers, "set_driver_to_gpu"),
+        ExitStack() as stack,
+    ):
         for name, method in _METHODS.items():
-            stack.enter_context(replace(FakeTensor, name, method, create=True))
+            stack.enter_context(mock.patch.object(FakeTensor, name, method, create=True))
         yield
 
 
 def _interface(answers: Answers, architecture: object) -> type:
-    class Worker(device_interface.CudaInterface.Worker):
-        current_device = staticmethod(lambda: 0)
-        set_device = staticmethod(lambda device: None)
-        get_device_properties = staticmethod(answers["get_device_properties"])
+    """Return what Dynamo asks about devices."""
+    properties = answers["get_device_properties"]
 
-    own = {
-        "Worker": Worker,
-        "is_triton_capable": staticmethod(lambda device=None: True),
-        "raise_if_triton_unavailable": staticmethod(lambda device=None: None),
-        "get_compute_capability": staticmethod(lambda device=None: architecture),
-        "exchange_device": staticmethod(lambda device: 0),
-        "maybe_exchange_device": staticmethod(lambda device: 0),
-        "set_device": staticmethod(lambda device: None),
-        **{name: staticmethod(answer) for name, answer in answers.items()},
-    }
-    return type("StandIn", (device_interface.CudaInterface,), own)
+    class StandIn(device_interface.CudaInterface):
+        is_triton_capable = staticmethod(lambda device=None: True)
+        raise_if_triton_unavailable = staticmethod(lambda device=None: None)
+        get_compute_capability = staticmethod(lambda device=None: architecture)
+        exchange_device = staticmethod(lambda device: 0)
+        maybe_exchange_device = staticmethod(lambda device: 0)
+        set_device = staticmethod(lambda device: None)
+
+        class Worker(device_interface.CudaInterface.Worker):
+            current_device = staticmethod(lambda: 0)
+            set_device = staticmethod(lambda device: None)
+            get_device_properties = staticmethod(properties)
+
+    for name, answer in answers.items():
+        setattr(StandIn, name, staticmethod(answer))
+    return StandIn
 
 
 def forget() -> None:

@@ -80,7 +80,7 @@ def draw(name: str, policy: Policy, batch: int, length: int, dtype: torch.dtype)
     counts = _counts(_alike(stack, blocks, config, policy))
     if stack:
         _keep(model, stack, blocks, list(counts))
-    mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
+    mode = fake.new_mode()
     inputs = example_inputs(model, batch, length)
     _make_fake(model, mode)
     return Blueprint(

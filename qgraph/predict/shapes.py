@@ -143,7 +143,7 @@ def _build(make: Make, config: Any) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(_DTYPE)
     try:
-        with fake.FakeTensorMode(allow_non_fake_inputs=True):
+        with fake.new_mode():
             return make(copy.deepcopy(config)).train()
     finally:
         torch.set_default_dtype(before)

@@ -82,7 +82,7 @@ class Run:
             self._recorder = make_recorder()
         self._stages: dict[tuple[int, ...], tuple[Report, Callable[..., Any]]] = {}
         self._active: tuple[int, ...] | None = None
-        self._call: Callable[..., Any] = model._call_impl
+        self._call: Callable[..., Any] = modules.plain_call(model)
         self._losses: list[Tensor] = []
         self._summed = self._fresh = False
         self._sharpness: list[float] = []

@@ -1,0 +1,328 @@
+"""Every private name of torch's that this folder uses: one list, held against the code and against torch.
+
+Where a supported torch lacks a name, its row says since which version it is there, or until which, and
+what is done without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from qgraph.compat.names import Name
+
+# Each file of this folder, and what needs it.
+AREAS = {
+    "aot": "convert, codegen=False, looking at plans, search",
+    "aten": "native products of INT8, graphs as text",
+    "codegen": "compile --offline",
+    "descriptions": "every rewrite: it tells parameters, inputs and gradients apart",
+    "dynamo": "qgraph.compile, convert",
+    "fake": "models without weights",
+    "inductor": "qgraph.compile with code generation",
+    "meta": "every pass",
+    "modules": "qgraph.compile, parameters stored in one dtype and used in another",
+    "standin": "compile --offline",
+    "stepping": "quantized optimizer states under a scheduler",
+    "symbolic": "models compiled for sizes that change",
+}
+
+
+def _of(area: str, home: str, *rows: tuple[str, ...]) -> Iterator[Name]:
+    """Yield names of an area; a row is what they are used for, and their paths from `home` on."""
+    for used_for, *paths in rows:
+        for path in paths:
+            for whole in _spelled_out(path):
+                yield Name(path=f"{home}.{whole}", area=area, used_for=used_for)
+
+
+def _spelled_out(path: str) -> list[str]:
+    """`f(a, b)` is two names, `f(a)` and `f(b)`; so is `f[a, b]`."""
+    if path[-1] not in ")]":
+        return [path]
+    home, opening, words = re.split(r"([(\[])", path[:-1])
+    return [f"{home}{opening}{word}{path[-1]}" for word in words.split(", ")]
+
+
+NAMES: tuple[Name, ...] = (
+    *_of(
+        "aot",
+        "torch._functorch",
+        ("rewriting the joint graph", "_aot_autograd.schemas.JointWithDescriptors.graph_module"),
+        (
+            "compiling the joint graph",
+            "aot_autograd.aot_compile_joint_with_descriptors(bw_compiler, fw_compiler, partition_fn)",
+        ),
+        ("the joint graph", "aot_autograd.aot_export_joint_with_descriptors(decompositions)"),
+    ),
+    *_of(
+        "aot",
+        "torch._dynamo.backends.common",
+        (
+            "codegen=False",
+            "aot_autograd(bw_compiler, decompositions, fw_compiler, inference_compiler, partition_fn)",
+        ),
+    ),
+    *_of("aot", "torch._inductor", ("compiling a half", "compile_fx.compile_fx_inner")),
+    *_of(
+        "aot",
+        "functorch.compile",
+        ("running a half op by op", "make_boxed_func"),
+        ("cutting the joint graph in two", "min_cut_rematerialization_partition(num_fwd_outputs)"),
+    ),
+    *_of(
+        "aten",
+        "torch",
+        ("multiplying INT8 codes", "_int_mm"),
+        ("telling ops from functions", "_ops.OpOverload"),
+    ),
+    *_of(
+        "codegen",
+        "torch._inductor",
+        ("loading a written kernel", "codecache.PyCodeCache.load"),
+        (
+            "the arguments of a written kernel",
+            "codegen.common.ArgName.name",
+            "codegen.common.Kernel.args",
+            "codegen.common.KernelArgs.python_argdefs",
+        ),
+        (
+            "counting bytes",
+            "codegen.simd.SIMDKernel.features",
+            "codegen.simd.SIMDKernel.numels",
+            "codegen.simd_kernel_features.SIMDKernelFeatures.buf_accesses",
+            "dependencies.MemoryDep.index",
+            "graph.GraphLowering.get_dtype",
+            "graph.GraphLowering.get_numel",
+            "graph.GraphLowering.sizevars",
+            "utils.get_dtype_size",
+            "virtualized.V.graph",
+        ),
+        ("seeing each kernel", "codegen.triton.TritonScheduling.define_kernel"),
+        (
+            "writing the program that would run",
+            "compile_fx._recursive_post_grad_passes(is_inference)",
+            "debug.DebugContext",
+            "fx_passes.post_grad.view_to_reshape",
+            "graph.GraphLowering(example_inputs, is_backward, is_inference)",
+            "graph.GraphLowering.codegen",
+            "graph.GraphLowering.run",
+            "virtualized.V.set_debug_handler",
+            "virtualized.V.set_extern_kernel_nodes",
+            "virtualized.V.set_fake_mode",
+            "virtualized.V.set_graph_handler",
+        ),
+        ("writing without a pool of processes", "config.compile_threads"),
+        ("writing anew each time", "config.force_disable_caches"),
+        ("settings for the time of writing", "config.patch"),
+        ("telling results of a call from calls", "ir.MultiOutput"),
+        ("which nodes a kernel computes", "ir.Operation.get_origins"),
+        ("which node a library's call computes", "ir.Operation.origin_node"),
+        (
+            "what Triton is given",
+            "runtime.triton_heuristics.CachingAutotuner._create_compile_meta",
+            "runtime.triton_heuristics.CachingAutotuner._create_compile_options",
+        ),
+        ("the first way to compile a kernel", "runtime.triton_heuristics.CachingAutotuner.configs"),
+        ("the function that Triton compiles", "runtime.triton_heuristics.CachingAutotuner.fn"),
+        ("nodes of a schedule", "scheduler.BaseSchedulerNode.get_name"),
+        ("the library's call in a schedule", "scheduler.ExternKernelSchedulerNode.node"),
+        ("seeing each library's call", "scheduler.Scheduler.codegen_extern_call"),
+        ("sizes as numbers", "sizevars.SizeVarAllocator.optimization_hint"),
+        (
+            "naming written kernels",
+            "utils.Placeholder.DESCRIPTIVE_NAME",
+            "utils.Placeholder.KERNEL_NAME",
+        ),
+        ("the program as text", "utils.ValueWithLineMap.value"),
+    ),
+    *_of(
+        "descriptions",
+        "torch._functorch._aot_autograd.descriptors",
+        ("what a result is the gradient of", "GradAOTOutput.grad_of"),
+        ("which parameter an input is", "ParamAOTInput.target"),
+        ("which input one is", "PlainAOTInput.idx"),
+        ("this process's part of a split tensor", "SubclassGetAttrAOTInput.attr"),
+        ("the split tensor that a part is of", "SubclassGetAttrAOTInput.base"),
+        ("which result a gradient is of", "TangentAOTInput.output"),
+    ),
+    *_of(
+        "descriptions",
+        "torch.distributed.tensor",
+        ("this process's part of a split tensor", "DTensor._local_tensor"),
+    ),
+    *_of(
+        "dynamo",
+        "torch._dynamo",
+        ("graphs that are not cut where DDP's buckets end", "config.optimize_ddp"),
+        ("settings for the time of a call", "config.patch"),
+        ("warning before a model runs as it is", "config.recompile_limit"),
+        ("saying that a model cannot be captured", "exc.TorchDynamoException"),
+        ("compiling modules of torch's own", "external_utils.wrap_inline"),
+        ("capturing without running", "functional_export._dynamo_graph_capture_for_export"),
+        ("the model's own names of parameters", "functional_export[_export_root]"),
+        (
+            "one graph for each module",
+            "guards.GuardBuilder.ID_MATCH",
+            "guards.install_guard",
+            "output_graph[_dynamo_source]",
+            "source.NNModuleSource",
+        ),
+        ("knowing modules of torch's own", "trace_rules.check"),
+    ),
+    *_of(
+        "dynamo",
+        "torch._guards",
+        ("one graph for each module", "ChainedSource.base", "Source.make_guard"),
+        (
+            "telling captured pieces apart",
+            "CompileContext.current_compile_id",
+            "CompileId.frame_id",
+        ),
+    ),
+    *_of(
+        "fake",
+        "torch._subclasses.fake_tensor",
+        ("making inputs of a model without weights", "FakeTensor.fake_mode"),
+        ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
+    ),
+    *_of(
+        "inductor",
+        "torch._inductor",
+        ("handing Inductor the passes", "compile_fx.compile_fx(config_patches)"),
+        (
+            "one table for both doors",
+            "compile_fx.compile_fx(decompositions)",
+            "decomposition.select_decomp_table",
+        ),
+        (
+            "storing what the backward needs",
+            "config.custom_partitioner_fn",
+            "custom_graph_pass.CustomPartitionerFn",
+        ),
+        (
+            "rewriting the joint graph",
+            "config.joint_custom_pre_pass",
+            "custom_graph_pass.CustomGraphPass",
+        ),
+        ("first calls on empty caches", "utils.fresh_cache(delete, dir)"),
+    ),
+    *_of(
+        "inductor",
+        "torch._functorch.config",
+        ("passes that no cache skips", "enable_autograd_cache", "patch"),
+    ),
+    *_of(
+        "meta",
+        "torch.fx",
+        ("softmax after it was decomposed", "experimental.proxy_tensor[original_aten]"),
+        ("forgetting the shape of another value", "experimental.proxy_tensor[tensor_meta]"),
+        ("shape and dtype of what a node computes", "experimental.proxy_tensor[val]"),
+        ("what belongs to one checkpointed piece", "proxy[ac_graph_id]"),
+        ("what the backward computes", "proxy[autograd_backward]"),
+        ("the module of a node", "proxy[nn_module_stack]"),
+        ("what is kept for the backward", "proxy[recompute]"),
+        ("pairing products of forward and backward", "proxy[seq_nr]"),
+        ("the line of the model that a node stems from", "proxy[stack_trace]"),
+    ),
+    *_of(
+        "meta",
+        "torch._functorch",
+        ("what inputs and results are", "_aot_autograd.graph_capture[desc]"),
+        ("the module of a backward node", "_aot_autograd.utils[fwd_nn_module_stack]"),
+        ("the half of a node", "partitioners[is_backward, is_forward, partitioner_tag]"),
+        ("the half of an inserted node", "partitioners[must_be_in_backward]"),
+    ),
+    *_of(
+        "meta",
+        "torch._subclasses.fake_tensor",
+        ("values of inserted nodes", "FakeTensor.fake_mode"),
+    ),
+    *_of(
+        "modules",
+        "torch.nn.Module",
+        ("making a model fake", "_buffers"),
+        ("compiling modules of torch's own", "_call_impl"),
+        ("compiling in place", "_compiled_call_impl"),
+        ("parameters behind a property", "_parameters"),
+    ),
+    *_of(
+        "modules",
+        "torch._dynamo",
+        ("paths of modules in a wrapper", "eval_frame[_orig_mod]"),
+        ("paths of modules in a capture", "functional_export[_export_root]"),
+    ),
+    *_of(
+        "modules",
+        "torch.distributed.algorithms._checkpoint",
+        ("paths of modules in a wrapper", "checkpoint_wrapper[_checkpoint_wrapped_module]"),
+    ),
+    *_of(
+        "standin",
+        "torch._dynamo.device_interface",
+        (
+            "answering for a GPU",
+            "CudaInterface.Worker.current_device",
+            "CudaInterface.Worker.get_device_properties",
+            "CudaInterface.Worker.set_device",
+            "CudaInterface.exchange_device",
+            "CudaInterface.get_compute_capability",
+            "CudaInterface.is_triton_capable",
+            "CudaInterface.maybe_exchange_device",
+            "CudaInterface.raise_if_triton_unavailable",
+            "CudaInterface.set_device",
+            "device_interfaces",
+        ),
+        ("a GPU that nothing looks for", "_device_initialized"),
+    ),
+    *_of(
+        "standin",
+        "torch._inductor",
+        (
+            "forgetting another GPU",
+            "codegen.cuda.cuda_env",
+            "kernel.mm._is_sm7x_or_older_gpu",
+            "runtime.hints.DeviceProperties.create",
+            "utils._rocm_native_device_arch_name",
+            "utils._triton_supported_fp8_dtypes",
+            "utils.get_device_tflops",
+            "utils.get_gpu_dram_gbps",
+            "utils.get_gpu_type",
+            "utils.get_max_num_sms",
+            "utils.is_big_gpu",
+        ),
+        ("a GPU that nothing looks for", "runtime.triton_helpers.set_driver_to_gpu"),
+    ),
+    *_of(
+        "standin",
+        "torch._subclasses.fake_tensor",
+        ("methods that ask for the device", "FakeTensor"),
+        ("a GPU that nothing looks for", "FakeTensorMode.avoid_device_init"),
+    ),
+    *_of("standin", "triton.runtime.driver", ("answering for a GPU", "driver._active")),
+    *_of("standin", "torch.utils", ("forgetting another GPU", "_triton")),
+    *_of(
+        "stepping",
+        "torch.optim",
+        (
+            "hooks that run once for a whole step",
+            "Optimizer.profile_hook_step",
+            "optimizer[hooked]",
+        ),
+        ("a scheduler that sees the steps", "lr_scheduler[_opt_called]"),
+        ("a scheduler that leaves the step as it is", "lr_scheduler[_wrapped_by_lr_sched]"),
+    ),
+    *_of(
+        "symbolic",
+        "torch",
+        ("sizes as numbers", "SymInt.node", "fx.experimental.sym_node.SymNode.hint"),
+        ("what is known of sizes", "fx.experimental.symbolic_shapes.statically_known_true"),
+    ),
+    Name(
+        path="torch.compile(isolate_recompiles)",
+        area="dynamo",
+        used_for="counting the graphs of each model alone",
+        since="2.13",
+        instead="the graphs of all models of a class are counted together, up to Dynamo's limit",
+    ),
+)
