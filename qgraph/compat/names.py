@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,24 @@ class Name:
             f"torch {version} has no {self.path}: qgraph/compat/{self.area}.py uses it for "
             f"{self.used_for}. Without it these break: {breaks}"
         )
+
+
+def names_of(area: str, home: str, *rows: tuple[str, ...]) -> Iterator[Name]:
+    """Yield names of an area; a row is what they are used for, and their paths from `home` on.
+
+    `f(a, b)` is two names, `f(a)` and `f(b)`; so is `f[a, b]`.
+    """
+    for used_for, *paths in rows:
+        for path in paths:
+            for whole in _spelled_out(path):
+                yield Name(path=f"{home}.{whole}", area=area, used_for=used_for)
+
+
+def _spelled_out(path: str) -> list[str]:
+    if path[-1] not in ")]":
+        return [path]
+    home, opening, words = re.split(r"([(\[])", path[:-1])
+    return [f"{home}{opening}{word}{path[-1]}" for word in words.split(", ")]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ Answers = Mapping[str, Callable[..., Any]]
 
 
 @contextmanager
-def seen(answers: Answers, architecture: object, driver: object) -> Iterator[None]:
+def seen(answers: Answers, architecture: int | str, driver: object) -> Iterator[None]:
     """Let Dynamo, Inductor and Triton see one device; fake tensors go on knowing that there is none.
 
     `answers` are those of `torch.cuda`'s functions, `architecture` is the device's as Triton names it,
@@ -62,7 +62,7 @@ def seen(answers: Answers, architecture: object, driver: object) -> Iterator[Non
         yield
 
 
-def _interface(answers: Answers, architecture: object) -> type:
+def _interface(answers: Answers, architecture: int | str) -> type:
     """Return what Dynamo asks about devices."""
     properties = answers["get_device_properties"]
 

@@ -6,10 +6,7 @@ what is done without it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-
-from qgraph.compat.names import Name
+from qgraph.compat.names import Name, names_of
 
 # Each file of this folder, and what needs it.
 AREAS = {
@@ -28,24 +25,8 @@ AREAS = {
 }
 
 
-def _of(area: str, home: str, *rows: tuple[str, ...]) -> Iterator[Name]:
-    """Yield names of an area; a row is what they are used for, and their paths from `home` on."""
-    for used_for, *paths in rows:
-        for path in paths:
-            for whole in _spelled_out(path):
-                yield Name(path=f"{home}.{whole}", area=area, used_for=used_for)
-
-
-def _spelled_out(path: str) -> list[str]:
-    """`f(a, b)` is two names, `f(a)` and `f(b)`; so is `f[a, b]`."""
-    if path[-1] not in ")]":
-        return [path]
-    home, opening, words = re.split(r"([(\[])", path[:-1])
-    return [f"{home}{opening}{word}{path[-1]}" for word in words.split(", ")]
-
-
 NAMES: tuple[Name, ...] = (
-    *_of(
+    *names_of(
         "aot",
         "torch._functorch",
         ("rewriting the joint graph", "_aot_autograd.schemas.JointWithDescriptors.graph_module"),
@@ -55,7 +36,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("the joint graph", "aot_autograd.aot_export_joint_with_descriptors(decompositions)"),
     ),
-    *_of(
+    *names_of(
         "aot",
         "torch._dynamo.backends.common",
         (
@@ -63,20 +44,20 @@ NAMES: tuple[Name, ...] = (
             "aot_autograd(bw_compiler, decompositions, fw_compiler, inference_compiler, partition_fn)",
         ),
     ),
-    *_of("aot", "torch._inductor", ("compiling a half", "compile_fx.compile_fx_inner")),
-    *_of(
+    *names_of("aot", "torch._inductor", ("compiling a half", "compile_fx.compile_fx_inner")),
+    *names_of(
         "aot",
         "functorch.compile",
         ("running a half op by op", "make_boxed_func"),
         ("cutting the joint graph in two", "min_cut_rematerialization_partition(num_fwd_outputs)"),
     ),
-    *_of(
+    *names_of(
         "aten",
         "torch",
         ("multiplying INT8 codes", "_int_mm"),
         ("telling ops from functions", "_ops.OpOverload"),
     ),
-    *_of(
+    *names_of(
         "codegen",
         "torch._inductor",
         ("loading a written kernel", "codecache.PyCodeCache.load"),
@@ -136,7 +117,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("the program as text", "utils.ValueWithLineMap.value"),
     ),
-    *_of(
+    *names_of(
         "descriptions",
         "torch._functorch._aot_autograd.descriptors",
         ("what a result is the gradient of", "GradAOTOutput.grad_of"),
@@ -146,12 +127,12 @@ NAMES: tuple[Name, ...] = (
         ("the split tensor that a part is of", "SubclassGetAttrAOTInput.base"),
         ("which result a gradient is of", "TangentAOTInput.output"),
     ),
-    *_of(
+    *names_of(
         "descriptions",
         "torch.distributed.tensor",
         ("this process's part of a split tensor", "DTensor._local_tensor"),
     ),
-    *_of(
+    *names_of(
         "dynamo",
         "torch._dynamo",
         ("graphs that are not cut where DDP's buckets end", "config.optimize_ddp"),
@@ -170,7 +151,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("knowing modules of torch's own", "trace_rules.check"),
     ),
-    *_of(
+    *names_of(
         "dynamo",
         "torch._guards",
         ("one graph for each module", "ChainedSource.base", "Source.make_guard"),
@@ -180,13 +161,13 @@ NAMES: tuple[Name, ...] = (
             "CompileId.frame_id",
         ),
     ),
-    *_of(
+    *names_of(
         "fake",
         "torch._subclasses.fake_tensor",
         ("making inputs of a model without weights", "FakeTensor.fake_mode"),
         ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
     ),
-    *_of(
+    *names_of(
         "inductor",
         "torch._inductor",
         ("handing Inductor the passes", "compile_fx.compile_fx(config_patches)"),
@@ -207,12 +188,12 @@ NAMES: tuple[Name, ...] = (
         ),
         ("first calls on empty caches", "utils.fresh_cache(delete, dir)"),
     ),
-    *_of(
+    *names_of(
         "inductor",
         "torch._functorch.config",
         ("passes that no cache skips", "enable_autograd_cache", "patch"),
     ),
-    *_of(
+    *names_of(
         "meta",
         "torch.fx",
         ("softmax after it was decomposed", "experimental.proxy_tensor[original_aten]"),
@@ -225,7 +206,7 @@ NAMES: tuple[Name, ...] = (
         ("pairing products of forward and backward", "proxy[seq_nr]"),
         ("the line of the model that a node stems from", "proxy[stack_trace]"),
     ),
-    *_of(
+    *names_of(
         "meta",
         "torch._functorch",
         ("what inputs and results are", "_aot_autograd.graph_capture[desc]"),
@@ -233,12 +214,12 @@ NAMES: tuple[Name, ...] = (
         ("the half of a node", "partitioners[is_backward, is_forward, partitioner_tag]"),
         ("the half of an inserted node", "partitioners[must_be_in_backward]"),
     ),
-    *_of(
+    *names_of(
         "meta",
         "torch._subclasses.fake_tensor",
         ("values of inserted nodes", "FakeTensor.fake_mode"),
     ),
-    *_of(
+    *names_of(
         "modules",
         "torch.nn.Module",
         ("making a model fake", "_buffers"),
@@ -246,18 +227,18 @@ NAMES: tuple[Name, ...] = (
         ("compiling in place", "_compiled_call_impl"),
         ("parameters behind a property", "_parameters"),
     ),
-    *_of(
+    *names_of(
         "modules",
         "torch._dynamo",
         ("paths of modules in a wrapper", "eval_frame[_orig_mod]"),
         ("paths of modules in a capture", "functional_export[_export_root]"),
     ),
-    *_of(
+    *names_of(
         "modules",
         "torch.distributed.algorithms._checkpoint",
         ("paths of modules in a wrapper", "checkpoint_wrapper[_checkpoint_wrapped_module]"),
     ),
-    *_of(
+    *names_of(
         "standin",
         "torch._dynamo.device_interface",
         (
@@ -275,7 +256,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("a GPU that nothing looks for", "_device_initialized"),
     ),
-    *_of(
+    *names_of(
         "standin",
         "torch._inductor",
         (
@@ -293,15 +274,15 @@ NAMES: tuple[Name, ...] = (
         ),
         ("a GPU that nothing looks for", "runtime.triton_helpers.set_driver_to_gpu"),
     ),
-    *_of(
+    *names_of(
         "standin",
         "torch._subclasses.fake_tensor",
         ("methods that ask for the device", "FakeTensor"),
         ("a GPU that nothing looks for", "FakeTensorMode.avoid_device_init"),
     ),
-    *_of("standin", "triton.runtime.driver", ("answering for a GPU", "driver._active")),
-    *_of("standin", "torch.utils", ("forgetting another GPU", "_triton")),
-    *_of(
+    *names_of("standin", "triton.runtime.driver", ("answering for a GPU", "driver._active")),
+    *names_of("standin", "torch.utils", ("forgetting another GPU", "_triton")),
+    *names_of(
         "stepping",
         "torch.optim",
         (
@@ -312,7 +293,7 @@ NAMES: tuple[Name, ...] = (
         ("a scheduler that sees the steps", "lr_scheduler[_opt_called]"),
         ("a scheduler that leaves the step as it is", "lr_scheduler[_wrapped_by_lr_sched]"),
     ),
-    *_of(
+    *names_of(
         "symbolic",
         "torch",
         ("sizes as numbers", "SymInt.node", "fx.experimental.sym_node.SymNode.hint"),

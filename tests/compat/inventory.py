@@ -6,19 +6,16 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 from tests.compat.private import (
     Words,
-    attributes_of,
+    attributes_in,
     find_private,
-    hidden_attributes,
     is_private,
     names_of,
     path_of,
-    public_classes,
+    public_attributes,
 )
 
 HOME = Path(__file__).parents[2] / "qgraph" / "compat"
@@ -110,19 +107,8 @@ def _constants(tree: ast.Module) -> Iterator[str]:
 
 @functools.cache
 def _public() -> frozenset[str]:
-    kinds = [
-        *public_classes(), str, dict, list, tuple, set, ModuleType, ExitStack,
-        type(functools.lru_cache(len)),
-    ]  # fmt: skip
-    ours = {
-        part.target.id
-        for file in HOME.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef)
-        for part in node.body
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
-    }
-    return frozenset((attributes_of(kinds) | ours) - hidden_attributes())
+    ours = {name for file in HOME.glob("*.py") for name in attributes_in(file.read_text())}
+    return frozenset(public_attributes() | ours)
 
 
 def is_used(word: str, source: str) -> bool:

@@ -6,7 +6,10 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,9 +17,15 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
+from qgraph.compat.names import Name
+
 OWNERS = ("torch", "functorch", "triton")
 _DOTTED = re.compile(r"\b(?:torch|functorch|triton)(?:\.\w+)+(?:[\[(]\w+[\])])?")
+_OP = re.compile(r"\baten\.\w+")
 _PRIVATE = re.compile(r"_(?!_)\w+")
+_OF_OBJECTS = re.compile(
+    r"\.[A-Z]\w*\.\w+$|\]$"
+)  # a class's attribute, or what code writes on objects
 _READERS = ("getattr", "hasattr", "setattr", "delattr", "object", "attrgetter")
 
 
@@ -74,13 +83,39 @@ def hidden_attributes() -> set[str]:
     return {name for name in attributes_of(public_classes()) if _PRIVATE.fullmatch(name)}
 
 
+def public_attributes() -> set[str]:
+    """Return the attributes of torch's public classes, and of Python's own, that anyone may use."""
+    own: list[type] = [str, dict, list, tuple, set, ModuleType, ExitStack, type(lru_cache(len))]
+    return attributes_of([*public_classes(), *own]) - hidden_attributes()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Words:
     """What counts as private beyond what its path tells."""
 
     attributes: frozenset[str] = frozenset()  # of objects: `x.name`, getattr(x, "name")
     strings: frozenset[str] = frozenset()  # anywhere in the code
-    parameters: frozenset[str] = frozenset()  # of torch's functions
+    parameters: frozenset[str] = frozenset()  # of torch's public functions
+
+
+def private_words(names: Iterable[Name], ours: Iterable[str]) -> Words:
+    """Return what counts as private: what torch's classes hide, and what the list of names has.
+
+    `ours` are attributes of our own classes: a word of theirs tells nothing.
+    """
+    every = list(names)
+    hidden = {name.last for name in every if _PRIVATE.fullmatch(name.last)}
+    of_objects = {name.last for name in every if _OF_OBJECTS.search(name.path)}
+    keys = {name.last for name in every if name.area == "meta" and "_" in name.last}
+    parameters = {
+        n.last for n in every if n.path[-1] == ")" and not is_private(n.path.split("(")[0])
+    }
+    known = public_attributes() | set(ours)
+    return Words(
+        attributes=frozenset(hidden_attributes() | hidden | (of_objects - known)),
+        strings=frozenset(hidden | keys),
+        parameters=frozenset(parameters),
+    )
 
 
 class _Finder(ast.NodeVisitor):
@@ -113,11 +148,11 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         path = self.path_of(node)
-        if path is not None and is_private(path):
+        if path is None:
+            self._attribute(node.value, node.attr, node)
+            self.generic_visit(node)
+        elif is_private(path):
             self.add("chain", path, node)
-            return
-        self._attribute(node.value, node.attr, node)
-        self.generic_visit(node)
 
     def _attribute(self, owner: ast.expr, name: str, node: ast.AST) -> None:
         ours = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
@@ -157,7 +192,7 @@ class _Finder(ast.NodeVisitor):
         for path in _DOTTED.findall(node.value):
             if is_private(re.split(r"[\[(]", path)[0]) or path.endswith((")", "]")):
                 self.add("string", path, node)
-        words = set(re.findall(r"\w+", node.value))
+        words = set(re.findall(r"\w+", _OP.sub("", node.value)))
         for word in sorted(words & (self.words.strings | self.words.parameters)):
             self.add("word", word, node)
 
@@ -208,8 +243,13 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
             yield node.value
 
 
+def attributes_in(source: str) -> set[str]:
+    """Return the attributes that the classes of a file give their objects."""
+    kinds = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    return {name for kind in kinds for name in _defined(kind)}
+
+
 def _defined(kind: ast.ClassDef) -> set[str]:
-    """Return the attributes that a class of ours gives its objects."""
     found: set[str] = set()
     for node in ast.walk(kind):
         if isinstance(node, ast.FunctionDef):
