@@ -21,7 +21,8 @@ from qgraph.passes.graph.targets import (
     value_of,
 )
 from qgraph.passes.graph.text import graph_text
-from qgraph.passes.model.attention import quantizes_attention
+from qgraph.passes.halves.stash import stash
+from qgraph.passes.model.attention import quantizes_attention, take_attention_apart
 from qgraph.passes.pipeline import PASSES, names_of, run_passes
 from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.entries import (
@@ -95,6 +96,8 @@ __all__ = [
     "run_passes",
     "sizes_of",
     "stacks_of",
+    "stash",
     "table_lines",
+    "take_attention_apart",
     "value_of",
 ]

@@ -98,9 +98,9 @@ def _seconds(step: Step) -> float:
 
 def fresh_cache(folder: str) -> Any:
     """Return a context in which Inductor compiles into an empty cache, as on a new machine."""
-    from torch._inductor.utils import fresh_inductor_cache
+    from qgraph.compat import inductor
 
-    return fresh_inductor_cache(dir=folder, delete=False)
+    return inductor.fresh_cache(folder)
 
 
 def _peak_memory(step: Step) -> int:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import nn
-from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
-from torch._functorch._aot_autograd.descriptors import ParamAOTInput
-from torch._functorch.aot_autograd import (
-    aot_compile_joint_with_descriptors,
-    aot_export_joint_with_descriptors,
-)
-from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import Graph, GraphModule
 
+from qgraph.compat import aot, descriptions, dynamo, meta
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts, rewrite_model
 from qgraph.doors.partition import Partitioner
@@ -39,7 +31,7 @@ from qgraph.passes import (
 from qgraph.policy import Policy, load_policy
 
 # What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
-_FAILURES = (torch._dynamo.exc.TorchDynamoException, AssertionError, RuntimeError)
+_FAILURES = (dynamo.NotFollowed, AssertionError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +42,7 @@ class Capture:
     """
 
     module: GraphModule
-    joint: Any  # torch's JointWithDescriptors
+    joint: aot.Joint
     facts: GraphFacts
     parameters: tuple[str, ...]
     policy: Policy  # it was captured for: what is quantized is taken apart
@@ -66,10 +58,14 @@ class Capture:
         return find_sites(self.graph, self.facts)
 
     @property
+    def joint_module(self) -> GraphModule:
+        """The joint graph as a module."""
+        return aot.module_of(self.joint)
+
+    @property
     def graph(self) -> Graph:
         """The joint graph; passes edit it in place."""
-        graph: Graph = self.joint.graph_module.graph
-        return graph
+        return self.joint_module.graph
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None = None) -> Capture:
@@ -86,13 +82,11 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
         outline = Outline.of(model)
         chosen = load_policy("high") if policy is None else policy
         replaced = rewrite_model(module, chosen, outline)
-        with ExitStack() as stack:
-            joint = aot_export_joint_with_descriptors(
-                stack, module, (), dict(inputs), decompositions=decompositions()
-            )
-    graph = joint.graph_module.graph
+        joint = aot.export_joint(module, inputs, decompositions())
     facts = graph_facts(
-        graph, lambda node: isinstance(node.meta.get("desc"), ParamAOTInput), outline
+        aot.module_of(joint).graph,
+        lambda node: descriptions.is_parameter(meta.description(node)),
+        outline,
     )
     return Capture(
         module=module,
@@ -111,11 +105,9 @@ def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:
     """
     report = Report(policy=policy)
     graph = copy.deepcopy(captured.graph)
-    module = GraphModule(captured.joint.graph_module, graph)
+    module = GraphModule(captured.joint_module, graph)
     (output,) = graph.find_nodes(op="output")
-    kinds = [type(desc).__name__ for desc in output.meta["desc"]]
-    gradients = (i for i, kind in enumerate(kinds) if kind == "GradAOTOutput")  # results come first
-    results = next(gradients, len(kinds))
+    results = descriptions.count_results(meta.description(output))
     _partitioner(captured, policy, report)(module, (), num_fwd_outputs=results)
     return report.saved[None]
 
@@ -132,16 +124,10 @@ def compile_capture(captured: Capture, policy: Policy | None = None) -> Callable
     It reads the model's own parameters, so that a backward leaves gradients in them. What it saves
     for the backward is stored as the policy's stash says.
     """
-    partition: Any = min_cut_rematerialization_partition
+    cut: aot.Cut = aot.cut_in_two
     if policy is not None:
-        partition = _partitioner(captured, policy, Report(policy=policy))
-    captured.joint.graph_module.recompile()
-    compiled = aot_compile_joint_with_descriptors(
-        captured.joint,
-        partition_fn=partition,
-        fw_compiler=compile_fx_inner,
-        bw_compiler=compile_fx_inner,
-    )
+        cut = _partitioner(captured, policy, Report(policy=policy))
+    compiled = aot.compile_joint(captured.joint, cut)
     state = [
         *(p for _, p in captured.module.named_parameters()),
         *(b for _, b in captured.module.named_buffers()),
@@ -169,13 +155,13 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
-        return _trace(model, inputs)
+        return dynamo.capture(model, inputs)
     except _FAILURES as first:
         # Some models set hooks up in their first call, which breaks the graph once.
         try:
             with torch.no_grad():
                 model(**inputs)
-            return _trace(model, inputs)
+            return dynamo.capture(model, inputs)
         except _FAILURES:
             reason = str(first).strip().split("\n")[0]
             raise ModelError(
@@ -184,15 +170,7 @@ def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
             ) from first
 
 
-def _trace(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
-    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)
-    return module
-
-
 def _own_names(model: nn.Module, module: GraphModule) -> tuple[str, ...]:
     """Return the model's name of each parameter of the captured module, matched by identity."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return tuple(
-        names.get(id(p), re.sub(r"^_export_root\.", "", name))
-        for name, p in module.named_parameters()
-    )
+    return tuple(names.get(id(p), dynamo.own_name(name)) for name, p in module.named_parameters())

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._inductor.decomposition import select_decomp_table
+
+from qgraph.compat import inductor
 
 _aten = torch.ops.aten
 _PRODUCTS = (
@@ -29,4 +30,4 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     of the table, every product stays one node and no product is left unseen.
     """
     hidden = {getattr(op, name) for op in _PRODUCTS for name in op.overloads()}
-    return _Table((op, rule) for op, rule in select_decomp_table().items() if op not in hidden)
+    return _Table((op, rule) for op, rule in inductor.decompositions().items() if op not in hidden)

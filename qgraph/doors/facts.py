@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 from weakref import ref
 
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from qgraph.compat import meta
+from qgraph.compat import descriptions, meta
 from qgraph.passes import (
     GraphFacts,
     Step,
@@ -114,7 +113,4 @@ def input_index(node: Node) -> int | None:
 
     Of a tensor in parts on several processes, the placeholder of this process's part counts.
     """
-    found: Any = meta.description(node)
-    while getattr(found, "attr", "") == "_local_tensor":
-        found = found.base
-    return getattr(found, "idx", None)
+    return descriptions.input_index(meta.description(node))

@@ -11,10 +11,9 @@ from weakref import ref
 
 import torch
 from torch import nn
-from torch._dynamo import trace_rules
-from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
+from qgraph.compat import dynamo, modules
 from qgraph.doors.facts import Outline
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
@@ -92,8 +91,9 @@ def compile(
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)
     _enter(model, chosen, stage(chosen, ()), outline, target, codegen, options)
-    if (chosen.schedule or chosen.monitors) and model._compiled_call_impl is not None:
-        replace_call(model, _ask_for_run(model._compiled_call_impl, chosen.name))
+    call = modules.compiled_call(model)
+    if (chosen.schedule or chosen.monitors) and call is not None:
+        replace_call(model, _ask_for_run(call, chosen.name))
     return model
 
 
@@ -117,7 +117,7 @@ def enter_stage(
 def replace_call(model: nn.Module, call: Callable[..., Any], report: Report | None = None) -> None:
     """Make `call` what runs when `model` is called: one that wraps the compiled call, or an earlier one."""
     known: Compiled = state.COMPILED[model]
-    model._compiled_call_impl = call
+    modules.set_compiled_call(model, call)
     state.COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
 
 
@@ -137,14 +137,14 @@ def _enter(
         not_captured=set(outline.weights.values()),
     )
     backend = make_backend(policy, report, outline, target=target, codegen=codegen)
-    _compile_in_place(model, backend, options)
-    model._compiled_call_impl = among_processes(model._compiled_call_impl, model)  # type: ignore[arg-type]
-    if policy.min_flops is not None and model._compiled_call_impl is not None:
-        model._compiled_call_impl = _hold_coverage(model._compiled_call_impl, report)
+    call = among_processes(_compile_in_place(model, backend, options), model)
+    if policy.min_flops is not None:
+        call = _hold_coverage(call, report)
+    modules.set_compiled_call(model, call)
     state.COMPILED[model] = Compiled(
         policy=whole,
         report=report,
-        call=ref(model._compiled_call_impl),
+        call=ref(call),
         outline=outline,
         target=target,
         codegen=codegen,
@@ -183,7 +183,7 @@ def compiled_by_us(model: nn.Module) -> Compiled:
             f"this {type(model).__name__} was not compiled by qgraph (copies are not)",
             "call qgraph.compile(model) first",
         )
-    if model._compiled_call_impl is not known.call():
+    if modules.compiled_call(model) is not known.call():
         raise ModelError(
             f"this {type(model).__name__} was compiled by something else after qgraph.compile",
             "call qgraph.compile(model) last",
@@ -191,15 +191,19 @@ def compiled_by_us(model: nn.Module) -> Compiled:
     return known
 
 
-def _compile_in_place(model: nn.Module, backend: Backend, options: dict[str, Any]) -> None:
-    # Dynamo counts recompilations per class unless told otherwise, and past its limit runs the
-    # next model of that class unquantized.
-    options = {"isolate_recompiles": True, **options}
+def _compile_in_place(
+    model: nn.Module, backend: Backend, options: dict[str, Any]
+) -> Callable[..., Any]:
+    """Compile `model` in place; return what now runs when it is called."""
+    # Past Dynamo's limit, the next model of this class would run unquantized.
+    options = {**dynamo.own_limit(), **options}
     model.compile(backend=backend, **options)
-    if trace_rules.check(type(model).forward):
-        # Dynamo does not enter a forward that is torch's own (nn.Linear, nn.Sequential): wrap it.
-        call = wrap_inline(model._call_impl)
-        model._compiled_call_impl = torch.compile(call, backend=backend, **options)
+    if not dynamo.enters(type(model).forward):
+        call = dynamo.inlined(modules.plain_call(model))
+        modules.set_compiled_call(model, torch.compile(call, backend=backend, **options))
+    compiled = modules.compiled_call(model)
+    assert compiled is not None, "the model was just compiled"
+    return compiled
 
 
 def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., Any]:

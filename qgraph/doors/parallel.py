@@ -13,9 +13,9 @@ from weakref import ref
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch._dynamo import config as dynamo_config
 from torch.fx import Graph
 
+from qgraph.compat import dynamo
 from qgraph.doors.facts import input_index
 from qgraph.errors import ModelError
 from qgraph.ops import know_group
@@ -151,8 +151,7 @@ def among_processes(call: Callable[..., Any], model: nn.Module) -> Callable[...,
         if not is_distributed():
             return call(*args, **kwargs)
         blocks = blocks or _most_alike(wrapped())
-        limit = dynamo_config.recompile_limit * blocks
-        with dynamo_config.patch(optimize_ddp=False, recompile_limit=limit):
+        with dynamo.alike_blocks(blocks):
             return call(*args, **kwargs)
 
     return held

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qgraph.compat import modules
 from qgraph.errors import QGraphWarning
 from qgraph.policy import ParameterPolicy, names_module
 
@@ -38,7 +39,7 @@ def store_parameters(model: nn.Module, policy: ParameterPolicy) -> None:
             # Hugging Face models make masks of it, cast inputs to it, and write it in the config: a
             # checkpoint is then loaded as wide, and what was not stored narrow keeps its bits.
             parts.append("dtype")
-        own = {name: p for name, p in module._parameters.items() if p is not None}
+        own = {name: p for name, p in modules.parameters_of(module).items() if p is not None}
         if any(p.numel() > max(p.shape, default=1) for p in own.values()):
             for name, value in own.items():
                 if id(value) not in kept and value.is_floating_point():
@@ -73,7 +74,7 @@ def _reading_wide(
 
 def _reader(name: str, dtype: torch.dtype) -> Any:
     def read(module: nn.Module) -> Tensor | None:
-        stored = module._parameters[name]
+        stored = modules.parameters_of(module)[name]
         return None if stored is None else stored.to(dtype)
 
     return read

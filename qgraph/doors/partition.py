@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from functorch.compile import min_cut_rematerialization_partition
-from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule
 
+from qgraph.compat import aot, inductor
 from qgraph.passes import GraphFacts, Halves, Report, Step, names_of, run_passes
 from qgraph.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partitioner(CustomPartitionerFn):
+class Partitioner(inductor.CustomPartitionerFn):
     """Torch's own partitioner, and then the policy's stash on the two graphs.
 
     `key` is that of Inductor's cache; `frame` is the number of the code that was captured.
@@ -32,7 +31,7 @@ class Partitioner(CustomPartitionerFn):
         self, gm: GraphModule, joint_inputs: Sequence[object], **kwargs: Any
     ) -> tuple[GraphModule, GraphModule]:
         """Return the forward and the backward."""
-        forward, backward = min_cut_rematerialization_partition(gm, joint_inputs, **kwargs)
+        forward, backward = aot.cut_in_two(gm, joint_inputs, **kwargs)
         if not self.policy.stash:
             return forward, backward
         start = time.perf_counter()

@@ -10,17 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from functorch.compile import make_boxed_func
 from torch import nn
-from torch._dynamo import config as dynamo_config
-from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.guards import GuardBuilder, install_guard
-from torch._functorch import config as functorch_config
-from torch._guards import CompileContext
-from torch._inductor.compile_fx import compile_fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, GraphModule
 
+from qgraph.compat import aot, dynamo, inductor
 from qgraph.doors.cache_key import cache_key
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts, input_index, rewrite_model
@@ -60,16 +53,16 @@ def make_backend(
     meshes = Meshes()
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        _guard_modules(module)
+        dynamo.guard_modules(module)
         report.replaced += rewrite_model(module, policy, outline)
-        frame = getattr(CompileContext.current_compile_id(), "frame_id", None)
+        frame = dynamo.frame()
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
         times[part] += 1
-        if times[part] == dynamo_config.recompile_limit:
+        if times[part] == dynamo.recompile_limit():
             warnings.warn(
                 f"one part of the model was compiled {times[part]} times, Dynamo's recompile_limit: if "
                 "its inputs change again it runs without quantization; pass dynamic=True to "
-                "qgraph.compile, or raise torch._dynamo.config.recompile_limit",
+                f"qgraph.compile, or raise {dynamo.limit_setting()}",
                 QGraphWarning,
                 stacklevel=2,
             )
@@ -89,69 +82,37 @@ def make_backend(
         )
         if not codegen:
             return _run_op_by_op(rewriting, module, inputs)
-        # AOTAutograd's cache would skip the pass, and with it the report. Inductor's own cache,
-        # keyed by the rewritten graph and `uuid`, stays on.
-        with functorch_config.patch(enable_autograd_cache=False):
-            patches: dict[str, Any] = {"joint_custom_pre_pass": rewriting}
-            if policy.stash:
-                patches["custom_partitioner_fn"] = rewriting.partitioner()
-            compiled: Any = compile_fx(
-                module,
-                inputs,
-                config_patches=patches,
-                decompositions=decompositions(),
-            )
-        return compiled  # type: ignore[no-any-return]
+        return inductor.compile_graph(
+            module,
+            inputs,
+            rewrite=rewriting,
+            cut=rewriting.partitioner() if policy.stash else None,
+            decompositions=decompositions(),
+        )
 
     return backend
-
-
-def _guard_modules(module: GraphModule) -> None:
-    """Make Dynamo compile this frame anew for each module it is called on.
-
-    After a graph break, blocks of one class would share the first block's graph, and with it what
-    the policy decided for that block.
-    """
-    for node in module.graph.find_nodes(op="placeholder"):
-        source, owner = getattr(node, "_dynamo_source", None), None
-        while source is not None:
-            if type(source).__name__.endswith("NNModuleSource"):
-                owner = source.base
-            source = getattr(source, "base", None)
-        if owner is not None:
-            install_guard(owner.make_guard(GuardBuilder.ID_MATCH))
 
 
 def _run_op_by_op(
     rewriting: Rewrite, module: GraphModule, inputs: Sequence[Any]
 ) -> Callable[..., Any]:
-    def partition(
+    def cut(
         joint: GraphModule, joint_inputs: Any, **kwargs: Any
     ) -> tuple[GraphModule, GraphModule]:
         rewriting(joint.graph)
         joint.recompile()
         return rewriting.partitioner()(joint, joint_inputs, **kwargs)
 
-    def infer(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
-        rewriting(graph_module.graph)
-        graph_module.recompile()
-        return nop(graph_module, _inputs)
+    def infer(alone: GraphModule, alone_inputs: Any) -> Callable[..., Any]:
+        rewriting(alone.graph)
+        alone.recompile()
+        return aot.as_it_is(alone, alone_inputs)
 
-    def nop(graph_module: GraphModule, _inputs: Any) -> Callable[..., Any]:
-        return make_boxed_func(graph_module.forward)  # type: ignore[no-any-return]
-
-    compiled: Callable[..., Any] = aot_autograd(
-        fw_compiler=nop,
-        bw_compiler=nop,
-        inference_compiler=infer,
-        partition_fn=partition,
-        decompositions=decompositions(),
-    )(module, inputs)
-    return compiled
+    return aot.op_by_op(module, inputs, cut=cut, infer=infer, decompositions=decompositions())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite(CustomGraphPass):
+class Rewrite(inductor.CustomGraphPass):
     """Inductor's hook: rewrites one joint graph."""
 
     policy: Policy

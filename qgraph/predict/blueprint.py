@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor, FakeTensorMode
 
+from qgraph.compat import fake, modules
 from qgraph.doors import Capture, capture
 from qgraph.models import example_inputs, load_config, model_class
 from qgraph.passes import GraphFacts, Layer
@@ -73,12 +73,12 @@ def draw(name: str, policy: Policy, batch: int, length: int, dtype: torch.dtype)
     counts = _counts(_alike(stack, blocks, config, policy))
     if stack:
         _keep(model, stack, blocks, list(counts))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = fake.new_mode()
     inputs = example_inputs(model, batch, length)
     _make_fake(model, mode)
     return Blueprint(
         model=model,
-        inputs={key: _fake(mode, value) for key, value in inputs.items()},
+        inputs={key: fake.as_cpu(mode, value) for key, value in inputs.items()},
         parameters=parameters,
         stack=stack,
         kept=tuple(counts),
@@ -147,20 +147,16 @@ def _keep(model: nn.Module, stack: str, blocks: list[nn.Module], kept: list[int]
         config.layer_types = [types[i] for i in kept]
 
 
-def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+def _make_fake(model: nn.Module, mode: fake.FakeTensorMode) -> None:
     for module in model.modules():
-        for name, value in module._parameters.items():
+        parameters, buffers = modules.parameters_of(module), modules.buffers_of(module)
+        for name, value in parameters.items():
             if value is not None:
-                fake = _fake(mode, value.data)
-                module._parameters[name] = nn.Parameter(fake, requires_grad=value.requires_grad)
-        for name, buffer in module._buffers.items():
+                shape = fake.as_cpu(mode, value.data)
+                parameters[name] = nn.Parameter(shape, requires_grad=value.requires_grad)
+        for name, buffer in buffers.items():
             if buffer is not None:
-                module._buffers[name] = _fake(mode, buffer)
-
-
-def _fake(mode: FakeTensorMode, value: Tensor) -> Tensor:
-    meta = value if value.is_meta else value.to("meta")
-    return FakeTensor(mode, meta, torch.device("cpu"))
+                buffers[name] = fake.as_cpu(mode, buffer)
 
 
 def _block_number(path: str, stack: str) -> int | None:

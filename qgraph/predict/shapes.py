@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
-from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 
+from qgraph.compat import aot, fake, meta
 from qgraph.doors import Capture, capture
 from qgraph.models import example_inputs, load_config, model_class
 from qgraph.passes import (
@@ -114,7 +112,7 @@ def _layer(site: Site) -> Layer:
 
 def _capture(make: Make, config: Any, apart: bool, batch: int, length: int) -> Step:
     model = _build(make, config)
-    with next(model.parameters()).fake_mode:
+    with fake.mode_of(next(model.parameters())):
         inputs = {
             key: value.to(_DTYPE) if value.is_floating_point() else value
             for key, value in example_inputs(model, batch, length).items()
@@ -141,7 +139,7 @@ def _build(make: Make, config: Any) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(_DTYPE)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with fake.new_mode():
             return make(copy.deepcopy(config)).train()
     finally:
         torch.set_default_dtype(before)
@@ -152,27 +150,19 @@ def _saved(captured: Capture, sites: Sequence[Site]) -> Iterator[Saved]:
     kept: list[Node] = []
     backward: list[GraphModule] = []
 
-    def partition(joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> Any:
-        halves = min_cut_rematerialization_partition(
-            joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
-        )
+    def cut(joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> Any:
+        halves = aot.cut_in_two(joint, inputs, num_fwd_outputs=num_fwd_outputs, **options)
         (output,) = halves[0].graph.find_nodes(op="output")
         kept.extend(output.args[0][num_fwd_outputs:])
         backward.append(halves[1])
         return halves
 
-    captured.joint.graph_module.recompile()
-    aot_compile_joint_with_descriptors(
-        captured.joint,
-        partition_fn=partition,
-        fw_compiler=lambda module, _: module,
-        bw_compiler=lambda module, _: module,
-    )
+    aot.compile_joint(captured.joint, cut, lambda module, _: module)
     known = {site.node.name: site for site in sites}
     inputs = {node.name: node for node in backward[0].graph.find_nodes(op="placeholder")}
     nodes = {node.name: node for node in captured.graph.nodes}
     for node in kept:
-        value = node.meta.get("val")
+        value = meta.value(node)
         if node.op == "placeholder" or not isinstance(value, torch.Tensor):
             continue  # a parameter or an input is there anyway
         source = nodes.get(node.name, node)

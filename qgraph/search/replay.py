@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 
+from qgraph.compat import descriptions, meta
 from qgraph.doors import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.passes import GraphFacts, Plan, Site, find_sites, open_plans, run_passes
@@ -43,7 +44,7 @@ class Replay:
         self._original = {site.node: site.node.args for site in self.sites}
         (self._output,) = self.graph.find_nodes(op="output")
         self._loss, self._parameters = _results(self._output, self._captured)
-        self._runner = Interpreter(self._captured.joint.graph_module, garbage_collect_values=False)
+        self._runner = Interpreter(self._captured.joint_module, garbage_collect_values=False)
         self._inputs = self._placeholders(model, inputs)
         self.values: dict[Node, Any] = {}
         self.run()
@@ -156,19 +157,21 @@ class Replay:
             zip(dict(captured.module.named_parameters()), captured.parameters, strict=True)
         )
         for node in self.graph.find_nodes(op="placeholder"):
-            what = node.meta["desc"]
-            target = getattr(what, "target", None)
+            what = meta.description(node)
+            target = descriptions.state_name(what)
             if target is not None:
                 found[node] = state[target]
                 if target in names:
                     self._named[node] = names[target]
-            elif "tangents" in node.name:
-                value = node.meta["val"]
-                is_loss = getattr(what.output, "idx", None) == 0
+            elif descriptions.is_tangent(what):
+                value = meta.value(node)
+                is_loss = descriptions.tangent_index(what) == 0
                 make = torch.ones if is_loss else torch.zeros
                 found[node] = make(value.shape, dtype=value.dtype)
             else:
-                found[node] = plain[what.idx]
+                index = descriptions.input_index(what)
+                assert index is not None, f"{node.name} is no input of the call"
+                found[node] = plain[index]
         return found
 
 
@@ -188,16 +191,16 @@ class _Layered(dict[Node, Any]):
 
 def _results(output: Node, captured: Capture) -> tuple[Node, dict[str, Node]]:
     """Return the node of the loss, and for each parameter that has a gradient, its node."""
-    kinds, nodes = output.meta["desc"], output.args[0]
+    kinds, nodes = meta.description(output), output.args[0]
     values = captured.module.named_parameters()
     names = dict(zip((name for name, _ in values), captured.parameters, strict=True))
     found: dict[str, Node] = {}
     for kind, node in zip(kinds, nodes, strict=True):  # type: ignore[arg-type]
-        target = getattr(getattr(kind, "grad_of", None), "target", None)
-        if target in names and isinstance(node, Node):
+        target = descriptions.gradient_name(kind)
+        if target is not None and target in names and isinstance(node, Node):
             found[names[target]] = node
     loss = nodes[0]  # type: ignore[index]
-    value = loss.meta.get("val") if isinstance(loss, Node) else None
+    value = meta.value(loss) if isinstance(loss, Node) else None
     if not isinstance(loss, Node) or not isinstance(value, Tensor) or value.dim() or not found:
         raise ModelError(
             "the model's first output is not a loss",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
+from qgraph.compat import meta
 from qgraph.doors import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.formats import BlockFormat, parse_format
@@ -67,7 +68,7 @@ def measure_values(
     """
     captured = capture(model, inputs, policy)
     plans = run_passes(captured.step(), names_of("joint", until="share")).plans
-    recorder = _Recorder(captured.joint.graph_module)
+    recorder = _Recorder(captured.joint_module)
     with torch.no_grad():
         recorder.run(*_arguments(captured, inputs))
     return {
@@ -98,7 +99,7 @@ def _arguments(captured: Capture, inputs: Mapping[str, Any]) -> list[Any]:
     if not any(bool(tangent.any()) for tangent in tangents):
         raise ModelError("the model has no loss to differentiate", "give it labels")
     for node, value in zip(places, given, strict=False):
-        known = node.meta["val"]
+        known = meta.value(node)
         if isinstance(known, Tensor) and tuple(known.shape) != tuple(value.shape):
             raise ModelError(
                 f"the captured graph takes its inputs in another order: {node.name} is "
@@ -108,7 +109,7 @@ def _arguments(captured: Capture, inputs: Mapping[str, Any]) -> list[Any]:
 
 
 def _tangent(node: Node) -> Tensor:
-    value = node.meta["val"]
+    value: Tensor = meta.value(node)
     shape = [int(size) for size in value.shape]
     fill = torch.ones if not shape else torch.zeros
     return fill(shape, dtype=value.dtype, device=value.device)

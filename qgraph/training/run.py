@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qgraph.compat import modules
 from qgraph.doors import (
     PolicyLike,
     compile,
@@ -87,7 +88,7 @@ class Run:
             self._recorder = make_recorder()
         self._stages: dict[tuple[int, ...], tuple[Report, Callable[..., Any]]] = {}
         self._active: tuple[int, ...] | None = None
-        self._call: Callable[..., Any] = model._call_impl
+        self._call: Callable[..., Any] = modules.plain_call(model)
         self._losses: list[Tensor] = []
         self._summed = self._fresh = False
         self._sharpness: list[float] = []
@@ -179,7 +180,7 @@ class Run:
         if new:
             observe = self._recorder and (self._recorder[0], self.monitors.watches_products)
             report = enter_stage(self.model, stage(self.policy, active), observe)
-            call = self.model._compiled_call_impl
+            call = modules.compiled_call(self.model)
             assert call is not None, "the model was just compiled"
             self._stages[active] = (report, call)
         report, self._call = self._stages[active]

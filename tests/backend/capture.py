@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch._aot_autograd.utils import make_boxed_func
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter
 
 from qgraph import ops
+from qgraph.compat import aot
 from qgraph.doors.decompositions import decompositions
-from qgraph.doors.facts import Outline, graph_facts
+from qgraph.doors.facts import Outline, graph_facts, input_index
 from qgraph.passes import Plan, Report, Step, graph_text, names_of, run_passes
 from qgraph.policy import Policy
 
@@ -70,7 +68,7 @@ def _backend(policy: Policy, trace: Trace, outline: Outline) -> Callable[..., An
         parameters = {i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)}
 
         def transform(graph: Graph) -> None:
-            facts = graph_facts(graph, lambda node: _index(node) in parameters, outline)
+            facts = graph_facts(graph, lambda node: input_index(node) in parameters, outline)
             step = Step(graph=graph, policy=policy, facts=facts)
             plans = run_passes(step, names_of("joint", "lower", "watch")).plans
             trace.report.add(step)
@@ -84,30 +82,26 @@ def _backend(policy: Policy, trace: Trace, outline: Outline) -> Callable[..., An
         def partition(joint: GraphModule, values: Sequence[Any], **keys: Any) -> Any:
             transform(joint.graph)
             joint.recompile()
-            return min_cut_rematerialization_partition(joint, values, **keys)
+            return aot.cut_in_two(joint, values, **keys)
 
         def run(graph: GraphModule, _: Sequence[Any]) -> Any:
-            return make_boxed_func(_Recorder(graph, trace).run)
+            return aot.boxed(_Recorder(graph, trace).run)
 
         def run_inference(graph: GraphModule, values: Sequence[Any]) -> Any:
             transform(graph.graph)
             graph.recompile()
             return run(graph, values)
 
-        compiled: Any = aot_autograd(
-            fw_compiler=run,
-            bw_compiler=run,
-            inference_compiler=run_inference,
-            partition_fn=partition,
+        return aot.op_by_op(
+            module,
+            inputs,
+            cut=partition,
+            infer=run_inference,
             decompositions=decompositions(),
+            run=run,
         )
-        return compiled(module, inputs)
 
     return backend
-
-
-def _index(node: Node) -> int | None:
-    return getattr(node.meta.get("desc"), "idx", None)
 
 
 def _read(source: Any) -> Read:

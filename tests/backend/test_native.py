@@ -8,11 +8,11 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 
 import qgraph
 from qgraph import numerics, ops
-from qgraph.compat.products import int_mm
+from qgraph.compat import aten
+from qgraph.compat.fake import FakeTensorMode
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics.storage import as_torch, unswizzle
@@ -200,7 +200,7 @@ def test_integers_are_multiplied_natively_where_this_cpu_does_it_faster() -> Non
     values = codes.float()
 
     def multiply_codes() -> None:
-        int_mm(codes, codes)
+        aten.int_mm(codes, codes)
 
     def multiply_values() -> None:
         torch.mm(values, values)

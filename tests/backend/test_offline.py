@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from qgraph.compat import fake
 from qgraph.doors.decompositions import decompositions
 from qgraph.ops import DEVICES, find_device, machine_of
 from qgraph.ops.gpu.product import why_no_nvfp4
@@ -19,6 +20,7 @@ from qgraph.predict.blueprint import draw
 from qgraph.predict.offline.codegen import generate
 from qgraph.predict.offline.compile import CompiledStep, compile_step
 from qgraph.predict.offline.standin import standing_in
+from tests.compat.trace import graph_of
 from tests.tools.command import run
 
 pytest.importorskip("triton")
@@ -48,14 +50,11 @@ def make(factory: pytest.TempPathFactory, blocks: int) -> str:
 
 def program(function: Any, *shapes: tuple[int, ...]) -> Any:
     """Return the program Inductor would run on a B200 for a function of bf16 tensors."""
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    mode = FakeTensorMode()
+    mode = fake.FakeTensorMode()
     with mode:
         inputs = [torch.empty(shape, device=GPU, dtype=torch.bfloat16) for shape in shapes]
     with mode, standing_in(find_device("b200")):
-        module = make_fx(function, decompositions())(*inputs)
+        module = graph_of(function, decompositions(), inputs)
         return generate(module, backward=False)
 
 

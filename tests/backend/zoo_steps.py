@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import Tensor, nn
-from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 
 import qgraph
+from qgraph.compat import aot
 from qgraph.doors.aot import capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, Watch, names_of, run_passes
@@ -54,7 +53,7 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
             qgraph.compile(model, recipe, codegen=False)
             yield recipe, _run(model, model, inputs, qgraph.coverage(model))
         return
-    module, metadata = captured.joint.graph_module, captured.joint._aot_state.fw_metadata
+    module, metadata = captured.joint_module, captured.joint._aot_state.fw_metadata
     parts = (captured.module.named_parameters(), captured.module.named_buffers())
     state = [value for part in parts for _, value in part]
     for recipe in recipes:
@@ -64,10 +63,7 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
         report = Report(policy=load_policy(recipe))
         rewriting = replace(captured.step(report.policy), watch=Watch(check=next(_NUMBERS)))
         report.add(run_passes(rewriting, names_of("joint", "lower", "watch")))
-        captured.joint.graph_module.recompile()
-        compiled = aot_compile_joint_with_descriptors(
-            captured.joint, partition_fn=min_cut_rematerialization_partition
-        )
+        compiled = aot.compile_joint(captured.joint, aot.cut_in_two, aot.as_it_is)
         yield recipe, _run(model, lambda call=compiled, **kw: call(*state, **kw), inputs, report)
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qgraph import numerics, ops
+from qgraph.compat.fake import FakeTensorMode
 from qgraph.errors import FormatError, ShapeError
 from qgraph.formats import parse_format
 from qgraph.numerics import TE_SIGNS, Noise

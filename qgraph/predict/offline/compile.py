@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
-from torch._functorch._aot_autograd.descriptors import GradAOTOutput
-from torch._inductor.utils import fresh_inductor_cache
 from torch.fx import GraphModule
 
 from qgraph import ops
+from qgraph.compat import aot, descriptions, inductor, meta
 from qgraph.errors import ModelError
 from qgraph.ops import Device, Launch, machine_of
 from qgraph.passes import Entry, Report, graph_text, module_path, names_of, run_passes
@@ -113,8 +111,8 @@ def compile_step(
         machine_code=machine_code,
         compiled={} if compiled is None else compiled,
     )
-    with fresh_inductor_cache(), standing_in(chip):
-        halves = _halves(captured.joint.graph_module)
+    with inductor.fresh_cache(), standing_in(chip):
+        halves = _halves(captured.joint_module)
         for half, module in zip(("forward", "backward"), halves, strict=True):
             say(f"{policy.name}: generating the {half}")
             program = generate(module, backward=half == "backward")
@@ -147,14 +145,10 @@ def check_triton() -> None:
 def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
     """Cut a joint graph into forward and backward, as Inductor does."""
     (output,) = joint.graph.find_nodes(op="output")
-    kinds = output.meta["desc"]
-    forward = next((i for i, d in enumerate(kinds) if isinstance(d, GradAOTOutput)), len(kinds))
+    results = descriptions.count_results(meta.description(output))
     joint.recompile()
-    inputs = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
-    halves: tuple[GraphModule, GraphModule] = min_cut_rematerialization_partition(
-        joint, inputs, num_fwd_outputs=forward
-    )
-    return halves
+    inputs = [meta.value(node) for node in joint.graph.find_nodes(op="placeholder")]
+    return aot.cut_in_two(joint, inputs, num_fwd_outputs=results)
 
 
 @dataclass(frozen=True, kw_only=True)

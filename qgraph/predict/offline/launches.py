@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.formats import Rounding, parse_format, parse_rounding
 from qgraph.ops import (
     OPTIONS,
@@ -29,11 +30,11 @@ Found = tuple[tuple[Launch, ...], str]
 def launches_of(node: Node, machine: Machine) -> Found:
     """Return what a node of a qgraph op launches on `machine`, or nothing and the reason."""
     arguments: list[Any] = list(node.args)
-    value = arguments[0].meta["val"]
+    value = meta.value(arguments[0])
     if node.target is ops.pack:
         return _pack(value, machine, *arguments[1:])
     if node.target is ops.nvfp4_mm:
-        other, bias, dtype = arguments[3].meta["val"], arguments[6], arguments[7]
+        other, bias, dtype = meta.value(arguments[3]), arguments[6], arguments[7]
         launches = product_named("nvfp4").launches
         assert launches is not None, "a product of codes is launched"
         return (launches(value.shape, other.shape, dtype, bias is not None, machine),), ""

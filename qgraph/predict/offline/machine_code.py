@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch._inductor.codecache import PyCodeCache
-
+from qgraph.compat import codegen
 from qgraph.ops import Device
 
 # The instructions of matrix units, as NVIDIA's PTX and AMD's assembly name them.
@@ -56,12 +55,10 @@ def compile_kernel(
 
 def compile_generated(source: str, name: str, chip: Device) -> MachineCode:
     """Compile a kernel that Inductor wrote, with the first configuration its heuristics list."""
-    tuner = getattr(PyCodeCache.load(source), name)
-    chosen = tuner.configs[0]
-    meta = tuner._create_compile_meta(chosen)
-    options = tuner._create_compile_options(chosen, meta)
-    first = meta["configs"][0]
-    return compile_kernel(tuner.fn, meta["signature"], meta["constants"], options, chip, first)
+    found = codegen.first_configuration(source, name)
+    return compile_kernel(
+        found.function, found.signature, found.constants, found.options, chip, found.attributes
+    )
 
 
 def _read(compiled: Any, chip: Device) -> MachineCode:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from qgraph.compat import meta
+
 aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
 
@@ -24,7 +26,7 @@ def move_to_gpu(graph: Graph) -> None:
     Fused attention of a CPU becomes flash attention, or with a mask memory-efficient attention, as
     torch chooses for 16-bit operands.
     """
-    mode = next(v.fake_mode for n in graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode"))
+    mode = meta.fake_mode(graph)
     for node in list(graph.nodes):
         if node.target is aten._scaled_dot_product_flash_attention_for_cpu.default:
             _attention(graph, node)
@@ -32,8 +34,7 @@ def move_to_gpu(graph: Graph) -> None:
         for node in graph.nodes:
             if node.op in ("placeholder", "call_function"):
                 node.args, node.kwargs = _on_gpu(node.args), _on_gpu(node.kwargs)
-                node.meta["val"] = _moved(node.meta["val"])
-                node.meta.pop("tensor_meta", None)
+                meta.set_value(node, _moved(meta.value(node)))
 
 
 def _moved(value: Any) -> Any:
@@ -102,7 +103,7 @@ def _through_aliases(node: Node) -> list[Node]:
 
 
 def _expanded(graph: Graph, mask: Node, query: Any) -> Node:
-    shape = [*query.meta["val"].shape[:-1], mask.meta["val"].shape[-1]]
+    shape = [*meta.value(query).shape[:-1], meta.value(mask).shape[-1]]
     return _call(graph, aten.expand.default, (mask, shape), {}, mask)
 
 
@@ -115,9 +116,7 @@ def _call(
 ) -> Node:
     """Add a call with its fake value, belonging where `like` belongs."""
     node = graph.call_function(target, args, kwargs)
-    node.meta.update({key: value for key, value in like.meta.items() if key != "tensor_meta"})
-    mode = next(v.fake_mode for n in graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode"))
-    with mode:
-        values = map_arg((args, kwargs), lambda n: _moved(n.meta["val"]))
-        node.meta["val"] = target(*values[0], **values[1])
+    with meta.fake_mode(graph):
+        values = map_arg((args, kwargs), lambda n: _moved(meta.value(n)))
+        meta.copy_but_value(node, like, target(*values[0], **values[1]))
     return node

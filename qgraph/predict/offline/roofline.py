@@ -11,6 +11,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from qgraph import ops
+from qgraph.compat import meta
 from qgraph.ops import Device, Kind, product_named
 from qgraph.predict.offline.codegen import Call
 
@@ -68,7 +69,7 @@ def work_of(call: Call, chip: Device) -> tuple[Work, str]:
 
 
 def _value(value: Any) -> Any:
-    return value.meta["val"] if isinstance(value, Node) else value
+    return meta.value(value) if isinstance(value, Node) else value
 
 
 def _values(arguments: Any) -> Any:

@@ -6,7 +6,6 @@ interface and Triton's driver answer with the target's properties. Nothing can r
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,25 +13,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch._dynamo import device_interface
-from torch._subclasses import FakeTensor, FakeTensorMode
 
+from qgraph.compat import standin
 from qgraph.ops import Device, forget_machines
-
-# What torch remembers about the device it found: forgotten on the way in and on the way out.
-_CACHES = (
-    "torch.utils._triton",
-    "torch._inductor.codegen.cuda.cuda_env",
-    "torch._inductor.kernel.mm._is_sm7x_or_older_gpu",
-    "torch._inductor.runtime.hints.DeviceProperties.create",
-    "torch._inductor.utils._rocm_native_device_arch_name",
-    "torch._inductor.utils._triton_supported_fp8_dtypes",
-    "torch._inductor.utils.get_device_tflops",
-    "torch._inductor.utils.get_gpu_dram_gbps",
-    "torch._inductor.utils.get_gpu_type",
-    "torch._inductor.utils.get_max_num_sms",
-    "torch._inductor.utils.is_big_gpu",
-)
 
 # What torch.version says of a build for this maker's GPUs.
 _TOOLKITS = {
@@ -40,37 +23,25 @@ _TOOLKITS = {
     True: (("cuda", None), ("hip", "7.0.0")),
 }
 
-# Methods of torch.Tensor that ask for the device before they dispatch; the ops themselves do not.
-_METHODS = {
-    "__invert__": lambda self: torch.bitwise_not(self),
-    "copy_": lambda self, source, non_blocking=False: torch.ops.aten.copy_(self, source),
-}
-
 
 @contextmanager
 def standing_in(chip: Device) -> Iterator[None]:
     """Let torch and Triton see one device of this kind; restore everything at the end, errors too."""
-    from torch._inductor.runtime import triton_helpers
-    from triton.runtime import driver
-
+    answers = _cuda_answers(chip)
     with ExitStack() as stack:
         stack.callback(_forget)
-        for name, value in _cuda_answers(chip).items():
+        for name, value in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         for name, value in _TOOLKITS[chip.amd]:
             stack.enter_context(mock.patch.object(torch.version, name, value))
-        interface = {"cuda": _interface(chip), "cuda:0": _interface(chip)}
-        stack.enter_context(mock.patch.dict(device_interface.device_interfaces, interface))
-        stack.enter_context(mock.patch.object(device_interface, "_device_initialized", True))
-        stack.enter_context(mock.patch.object(driver, "_active", _Driver(chip)))
-        # Fake tensors must go on knowing that there is no device.
-        absent = property(lambda _: True)
-        stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", absent))
-        stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu"))
-        for name, method in _METHODS.items():
-            stack.enter_context(mock.patch.object(FakeTensor, name, method, create=True))
+        stack.enter_context(standin.seen(answers, chip.triton_arch, _Driver(chip)))
         _forget()
         yield
+
+
+def _forget() -> None:
+    standin.forget()
+    forget_machines()
 
 
 class _Driver:
@@ -125,39 +96,3 @@ def _properties(chip: Device) -> types.SimpleNamespace:
         gcnArchName=chip.arch if chip.amd else "",
         L2_cache_size=chip.cache,
     )
-
-
-def _interface(chip: Device) -> type[device_interface.CudaInterface]:
-    class Worker(device_interface.CudaInterface.Worker):
-        current_device = staticmethod(lambda: 0)
-        set_device = staticmethod(lambda device: None)
-        get_device_properties = staticmethod(lambda device=None: _properties(chip))
-
-    answers = {
-        "Worker": Worker,
-        "is_triton_capable": staticmethod(lambda device=None: True),
-        "raise_if_triton_unavailable": staticmethod(lambda device=None: None),
-        "get_compute_capability": staticmethod(lambda device=None: chip.triton_arch),
-        "exchange_device": staticmethod(lambda device: 0),
-        "maybe_exchange_device": staticmethod(lambda device: 0),
-        "set_device": staticmethod(lambda device: None),
-        **{name: staticmethod(value) for name, value in _cuda_answers(chip).items()},
-    }
-    return type("StandIn", (device_interface.CudaInterface,), answers)
-
-
-def _forget() -> None:
-    """Empty the caches of what the device can do, in the modules that are loaded."""
-    forget_machines()
-    for name in _CACHES:
-        home, _, last = name.rpartition(".")
-        module = sys.modules.get(name)
-        if module is not None:
-            found = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
-        else:
-            owner: Any = sys.modules.get(home)
-            if owner is None and (parent := sys.modules.get(home.rpartition(".")[0])):
-                owner = getattr(parent, home.rpartition(".")[2], None)
-            found = [getattr(owner, last)] if hasattr(owner, last) else []
-        for cached in found:
-            cached.cache_clear()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from qgraph.compat import stepping
 from qgraph.doors import PolicyLike, as_policy
 from qgraph.errors import ModelError, PolicyError, QGraphWarning
 from qgraph.policy import EMBEDDINGS, GROUPS, Policy, did_you_mean, names_module
@@ -116,9 +117,9 @@ class _Quantized(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._opt_called = True  # what a scheduler looks at
+        stepping.count_step(self)
         base: Any = type(self).__mro__[2]  # the optimizer's own class: after ours and this
-        step = getattr(base.step, "__wrapped__", base.step)  # hooks run once, around the whole
+        step = stepping.without_hooks(base.step)
         keeper, groups = self._keeper, self.param_groups
         for group in groups:
             whole = group["params"]
@@ -169,9 +170,7 @@ class _Quantized(Optimizer):
             _settle(group, self.state, self._keeper)
 
 
-_Quantized.step = Optimizer.profile_hook_step(_Quantized.step)  # type: ignore[method-assign]
-_Quantized.step.hooked = True  # type: ignore[attr-defined]
-_Quantized.step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+_Quantized.step = stepping.as_own_step(_Quantized.step)  # type: ignore[method-assign]
 
 
 def _settle(group: dict[str, Any], state: Any, keeper: Keeper) -> None:
@@ -219,7 +218,7 @@ def _check_steps(optimizer: Optimizer) -> None:
     own = vars(optimizer).get("step")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ModelError("LBFGS keeps one state for all parameters: none of its own to quantize")
-    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
+    if own is not None and not stepping.is_schedulers(own):
         what = own.__func__ if isinstance(own, MethodType) else own
         raise ModelError(
             f"something replaced this optimizer's step by {getattr(what, '__qualname__', what)}",
@@ -262,8 +261,7 @@ def state_names(optimizer: Optimizer) -> tuple[str, ...]:
         other.__dict__.pop("step", None)
         other.state = defaultdict(dict)
         other.param_groups = [{**group, "params": [trial]}]
-        step: Any = type(optimizer).step
-        getattr(step, "__wrapped__", step)(other)
+        stepping.without_hooks(type(optimizer).step)(other)
         names |= {
             name: None
             for name, value in other.state[trial].items()

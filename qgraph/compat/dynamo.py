@@ -1,0 +1,104 @@
+"""Dynamo, which takes a model's code for a graph: its limits, its guards, and capture without running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+from torch._dynamo import config, trace_rules
+from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.external_utils import wrap_inline
+from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
+from torch._dynamo.guards import GuardBuilder, install_guard
+from torch._dynamo.source import NNModuleSource
+from torch._guards import CompileContext
+from torch.fx import GraphModule, Node
+
+from qgraph.compat.names import is_there
+
+NotFollowed = TorchDynamoException  # what Dynamo raises where it cannot follow a model
+_SETTING = "torch._dynamo.config.recompile_limit"
+_SOURCE = "_dynamo_source"  # of a placeholder
+_ROOT = "_export_root."  # what a captured module puts before the names of parameters
+
+
+def limit_setting() -> str:
+    """Return what users call the limit of recompilations."""
+    return _SETTING
+
+
+def recompile_limit() -> int:
+    """Return how many graphs Dynamo makes of one piece of code; the next call runs as it is."""
+    limit: int = config.recompile_limit
+    return limit
+
+
+def own_limit() -> dict[str, bool]:
+    """Return the option by which torch.compile counts the graphs of each model alone.
+
+    Without it Dynamo counts those of a class, and past its limit runs the next model of that class
+    as it is.
+    """
+    return {"isolate_recompiles": True} if is_there("torch.compile(isolate_recompiles)") else {}
+
+
+def alike_blocks(count: int) -> AbstractContextManager[None]:
+    """Return a context in which `count` blocks of one class may each have graphs, cut nowhere for DDP."""
+    context: AbstractContextManager[None] = config.patch(
+        optimize_ddp=False, recompile_limit=config.recompile_limit * count
+    )
+    return context
+
+
+def frame() -> int | None:
+    """Return Dynamo's number of the code that is being compiled, None outside."""
+    return getattr(CompileContext.current_compile_id(), "frame_id", None)
+
+
+def guard_modules(module: GraphModule) -> None:
+    """Make Dynamo compile this frame anew for each module it is called on.
+
+    After a graph break, blocks of one class would share the first block's graph, and with it what
+    was decided for that block.
+    """
+    for node in module.graph.find_nodes(op="placeholder"):
+        owner = _module_of(node)
+        if owner is not None:
+            install_guard(owner.make_guard(GuardBuilder.ID_MATCH))
+
+
+def _module_of(node: Node) -> Any:
+    """Return where Dynamo has the outermost module from that an input belongs to, None if to none."""
+    source, owner = getattr(node, _SOURCE, None), None
+    while source is not None:
+        if isinstance(source, NNModuleSource):
+            owner = source.base
+        source = getattr(source, "base", None)
+    return owner
+
+
+def enters(function: Callable[..., Any]) -> bool:
+    """Whether Dynamo follows calls of `function`: not where it is torch's own (nn.Linear's forward)."""
+    return not trace_rules.check(function)
+
+
+def inlined(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call` such that Dynamo follows it, torch's own or not."""
+    wrapped: Callable[..., Any] = wrap_inline(call)
+    return wrapped
+
+
+def capture(model: nn.Module, inputs: Mapping[str, Any]) -> GraphModule:
+    """Return `model(**inputs)` as one graph, without running it.
+
+    Raises: NotFollowed, or what Dynamo's own assertions raise.
+    """
+    module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)
+    return module
+
+
+def own_name(name: str) -> str:
+    """Return the model's name of a parameter, from that in the captured module."""
+    return name.removeprefix(_ROOT)

@@ -1,0 +1,64 @@
+"""Inductor: its hooks before code is generated, its table of decompositions, its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch._functorch import config as functorch_config
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomGraphPass, CustomPartitionerFn
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.utils import fresh_cache as _fresh_cache
+from torch.fx import GraphModule
+
+__all__ = [
+    "CustomGraphPass",
+    "CustomPartitionerFn",
+    "compile_graph",
+    "decompositions",
+    "fresh_cache",
+]
+
+Call = Callable[..., Any]
+_REWRITE = "torch._inductor.config.joint_custom_pre_pass"
+_CUT = "torch._inductor.config.custom_partitioner_fn"
+
+
+def compile_graph(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    *,
+    rewrite: CustomGraphPass,
+    cut: CustomPartitionerFn | None,
+    decompositions: dict[Any, Call],
+) -> Call:
+    """Compile a graph of Dynamo's: `rewrite` sees the joint graph, `cut` makes two of it (None: torch's own).
+
+    Both are in the key of Inductor's cache, which stays on. AOTAutograd's, which would skip them, is off.
+    """
+    patches: dict[str, Any] = {_setting(_REWRITE): rewrite}
+    if cut is not None:
+        patches[_setting(_CUT)] = cut
+    with functorch_config.patch(enable_autograd_cache=False):
+        compiled: Any = compile_fx(
+            module, inputs, config_patches=patches, decompositions=decompositions
+        )
+    return compiled  # type: ignore[no-any-return]
+
+
+def _setting(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def decompositions() -> dict[Any, Call]:
+    """Return Inductor's table: what it computes instead of an op."""
+    table: dict[Any, Call] = select_decomp_table()
+    return table
+
+
+def fresh_cache(folder: str | None = None) -> AbstractContextManager[Any]:
+    """Return a context in which Inductor's cache is empty, as on a new machine; in `folder` it is left."""
+    context: AbstractContextManager[Any] = _fresh_cache(dir=folder, delete=folder is None)
+    return context
