@@ -57,7 +57,7 @@ def cost(
 
         from qgraph.policy import unused_rules, why_unused
         from qgraph.predict.cost import Assumptions, cost, plan_step
-        from qgraph.predict.shapes import outline_step
+        from qgraph.predict.step import outline_step
 
         transformers.utils.logging.disable_progress_bar()
         step("capturing the training step from shapes")

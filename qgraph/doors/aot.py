@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,8 +23,9 @@ from torch.fx import Graph, GraphModule
 from qgraph.doors.attention import take_attention_apart
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts
-from qgraph.doors.partition import Partitioner
+from qgraph.doors.partition import Partitioner, cut
 from qgraph.errors import ModelError
+from qgraph.models.shapes import Shapes
 from qgraph.passes import GraphFacts, Report, SavedTensor
 from qgraph.policy import Policy
 
@@ -61,9 +61,28 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
 
     Raises: ModelError if the model cannot be captured whole, with the reason Dynamo gives.
     """
+    return _capture(model, inputs, policy, lambda: Outline.of(model))
+
+
+def capture_shapes(
+    shapes: Shapes, inputs: Mapping[str, Any], policy: Policy | None = None
+) -> Capture:
+    """Capture the training step of `shapes.model`; its modules have their paths in the whole model.
+
+    Raises: as `capture`.
+    """
+    return _capture(shapes.model, inputs, policy, lambda: Outline.of_shapes(shapes))
+
+
+def _capture(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    policy: Policy | None,
+    see: Callable[[], Outline],
+) -> Capture:
     with _without_cache(model):
         module = _capture_module(model, dict(inputs))
-        outline = Outline.of(model)
+        outline = see()  # after the first call, which may add to the model
         if policy is not None:
             take_attention_apart(module, policy, outline)
         with ExitStack() as stack:
@@ -83,13 +102,7 @@ def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:
     The capture is not changed.
     """
     report = Report(policy=policy)
-    graph = copy.deepcopy(captured.graph)
-    module = GraphModule(captured.joint.graph_module, graph)
-    (output,) = graph.find_nodes(op="output")
-    kinds = [type(desc).__name__ for desc in output.meta["desc"]]
-    gradients = (i for i, kind in enumerate(kinds) if kind == "GradAOTOutput")  # results come first
-    results = next(gradients, len(kinds))
-    _partitioner(captured, policy, report)(module, (), num_fwd_outputs=results)
+    cut(captured.joint.graph_module, _partitioner(captured, policy, report))
     return report.saved[None]
 
 
@@ -99,21 +112,21 @@ def _partitioner(captured: Capture, policy: Policy, report: Report) -> Partition
     )
 
 
-def compile_capture(captured: Capture, policy: Policy | None = None) -> Callable[..., Any]:
+def compile_capture(
+    captured: Capture, policy: Policy | None = None, *, codegen: bool = True
+) -> Callable[..., Any]:
     """Compile a (rewritten) capture with Inductor; the result takes the captured keyword inputs.
 
     It reads the model's own parameters, so that a backward leaves gradients in them. What it saves
-    for the backward is stored as the policy's stash says.
+    for the backward is stored as the policy's stash says. Without `codegen` it runs op by op.
     """
     partition: Any = min_cut_rematerialization_partition
     if policy is not None:
         partition = _partitioner(captured, policy, Report(policy=policy))
     captured.joint.graph_module.recompile()
+    compilers: dict[str, Any] = dict.fromkeys(("fw_compiler", "bw_compiler"), compile_fx_inner)
     compiled = aot_compile_joint_with_descriptors(
-        captured.joint,
-        partition_fn=partition,
-        fw_compiler=compile_fx_inner,
-        bw_compiler=compile_fx_inner,
+        captured.joint, partition_fn=partition, **(compilers if codegen else {})
     )
     state = [
         *(p for _, p in captured.module.named_parameters()),

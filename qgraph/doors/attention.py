@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qgraph.doors.facts import Layer, Outline
+from qgraph.doors.facts import Outline
+from qgraph.models.layer import Layer
 from qgraph.passes import frame_module, module_path, stacks_of
 from qgraph.policy import ATTENTION, Policy, decide, products_of
 

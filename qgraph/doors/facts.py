@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ref
 
 from torch import nn
 from torch.fx import Graph, Node
 
-from qgraph.passes import GraphFacts, block_of, find_sites, stacks_of
+from qgraph.models.shapes import Shapes
+from qgraph.passes import GraphFacts, find_sites, stacks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,18 @@ class Outline:
             weights={id(p): name for name, p in model.named_parameters() if _is_matrix(p)},
         )
 
+    @classmethod
+    def of_shapes(cls, shapes: Shapes) -> Outline:
+        """Return the outline of `shapes.model`, its blocks numbered and counted as in the whole model."""
+        found = cls.of(shapes.model)
+        stack = {shapes.stack: shapes.size} if shapes.stack else {}
+        return replace(
+            found,
+            blocks={**found.blocks, **stack},
+            modules={key: shapes.whole_path(path) for key, path in found.modules.items()},
+            weights={key: shapes.whole_path(name) for key, name in found.weights.items()},
+        )
+
     def seen(self, inputs: Iterable[object]) -> set[str]:
         """Return the names of the weights among `inputs`.
 
@@ -57,24 +70,6 @@ class Outline:
 
 def _is_matrix(value: nn.Parameter) -> bool:
     return value.numel() > max(value.shape, default=1)  # [1, 1, 32] is a token or a scale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A module as the policy sees it before there is a graph."""
-
-    module: str
-    block: int | None
-    block_count: int | None
-    op: str = "linear"
-    role: str = "fprop"
-    operand_kinds: tuple[str, ...] = ("input", "weight")
-
-    @classmethod
-    def at(cls, name: str, blocks: dict[str, int]) -> Layer:
-        """Return the module called `name`."""
-        block, count = block_of(name, blocks)
-        return cls(module=name, block=block, block_count=count)
 
 
 def graph_facts(

@@ -15,11 +15,12 @@ from torch._dynamo import trace_rules
 from torch._dynamo.external_utils import wrap_inline
 from torch.fx import GraphModule
 
-from qgraph.doors.facts import Layer, Outline
+from qgraph.doors.facts import Outline
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
+from qgraph.models.layer import Layer
 from qgraph.ops import describe_lowering
 from qgraph.ops.history import make_store
 from qgraph.passes import Report, Target

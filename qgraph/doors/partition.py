@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from functorch.compile import min_cut_rematerialization_partition
+from torch._functorch._aot_autograd.descriptors import (
+    BufferAOTInput,
+    GradAOTOutput,
+    ParamAOTInput,
+)
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule
 
 from qgraph.errors import GraphError, QGraphError
 from qgraph.passes import GraphFacts, Report, stash
 from qgraph.policy import Policy
+
+_STATE = (ParamAOTInput, BufferAOTInput)
+Partition = Callable[..., tuple[GraphModule, GraphModule]]
+
+
+class Halves(NamedTuple):
+    """A joint graph cut in two: of the forward's outputs, the first `results` are not for the backward."""
+
+    forward: GraphModule
+    backward: GraphModule
+    results: int
+
+
+def cut(joint: GraphModule, partition: Partition = min_cut_rematerialization_partition) -> Halves:
+    """Cut a joint graph into forward and backward where Inductor does; the graph is not changed.
+
+    Parameters and buffers are there in the backward anyway, so that keeping one costs nothing.
+    """
+    module = GraphModule(joint, copy.deepcopy(joint.graph))
+    (output,) = module.graph.find_nodes(op="output")
+    kinds = output.meta["desc"]
+    results = next((i for i, d in enumerate(kinds) if isinstance(d, GradAOTOutput)), len(kinds))
+    holders = enumerate(module.graph.find_nodes(op="placeholder"))
+    state = [i for i, node in holders if isinstance(node.meta["desc"], _STATE)]
+    forward, backward = partition(
+        module, (), num_fwd_outputs=results, static_lifetime_input_indices=state
+    )
+    return Halves(forward=forward, backward=backward, results=results)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from qgraph.passes import Plan, part_of, plan_sites
 from qgraph.passes.graph.edit import below_permutes
 from qgraph.passes.graph.targets import argument_node, aten, sizes_of
 from qgraph.policy import OperandPolicy, Policy, check_blocks
-from qgraph.predict.shapes import Step
 from qgraph.predict.speed import native_kind, speed_of, stored_kind
+from qgraph.predict.step import StepOutline
 
 HIGH_BYTES = 2  # bf16
 _RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default})
@@ -55,7 +55,7 @@ class Line:
 
 
 def cost(
-    step: Step,
+    step: StepOutline,
     plans: Sequence[Plan],
     device: Device,
     speeds: dict[Kind, float],
@@ -148,7 +148,7 @@ def _relative(plans: Sequence[Plan], speeds: dict[Kind, float]) -> dict[str, flo
 
 
 def _times(
-    step: Step, plans: Sequence[Plan], device: Device, assumed: Assumptions
+    step: StepOutline, plans: Sequence[Plan], device: Device, assumed: Assumptions
 ) -> dict[str, float]:
     bandwidth = device.bandwidth * assumed.bandwidth_efficiency
     weights = sum(step.parameters.values())
@@ -207,7 +207,7 @@ def _below_reshapes(node: Node) -> Node:
     return node
 
 
-def _memory(step: Step, plans: Sequence[Plan], assumed: Assumptions) -> dict[str, float]:
+def _memory(step: StepOutline, plans: Sequence[Plan], assumed: Assumptions) -> dict[str, float]:
     weights = sum(step.parameters.values())
     by_number = {plan.site.number: plan for plan in plans}
     kept = sum(
@@ -259,7 +259,7 @@ def _weights_saved(plans: Sequence[Plan], assumed: Assumptions) -> float:
     return saved
 
 
-def plan_step(step: Step, policy: Policy) -> tuple[Plan, ...]:
+def plan_step(step: StepOutline, policy: Policy) -> tuple[Plan, ...]:
     """Return what `policy` does at each product of the step.
 
     Raises: PolicyError if it names blocks the model has not, or demands sizes that do not fit.

@@ -15,8 +15,8 @@ from qgraph.models.load import load_model
 from qgraph.ops.devices import DEVICES, DeviceError, Kind, find_device
 from qgraph.policy import OperandPolicy, Policy, load_policy, load_policy_text
 from qgraph.predict.cost import Assumptions, cost, plan_step
-from qgraph.predict.shapes import Step, outline_config, outline_step
 from qgraph.predict.speed import SPEEDS, native_kind, read_speeds
+from qgraph.predict.step import StepOutline, outline_config, outline_step
 
 LINEAR = (
     "fprop: {input: %s, weight: %s}, dgrad: {grad_output: %s, weight: %s}, "
@@ -36,18 +36,18 @@ def linear_policy(*rules: tuple[str, tuple[str, ...]]) -> Policy:
 
 
 @cache
-def llama_7b() -> Step:
+def llama_7b() -> StepOutline:
     return outline_step("preset:llama-7b", load_policy("high"), batch=1, length=4096)
 
 
 @cache
-def small(blocks: int, policy: str = "high", **options: Any) -> Step:
+def small(blocks: int, policy: str = "high", **options: Any) -> StepOutline:
     config = transformers.LlamaConfig(num_hidden_layers=blocks, **SMALL)
     make = transformers.LlamaForCausalLM
     return outline_config(make, config, load_policy(policy), batch=2, length=32, **options)
 
 
-def at(step: Step, policy: Policy, speeds: dict[Kind, float] = SPEEDS) -> dict[str, Any]:
+def at(step: StepOutline, policy: Policy, speeds: dict[Kind, float] = SPEEDS) -> dict[str, Any]:
     return cost(step, plan_step(step, policy), find_device("b200"), {**SPEEDS, **speeds})
 
 
@@ -79,7 +79,7 @@ def test_a_middle_block_stands_for_the_others() -> None:
     stretched, whole = small(5), small(5, whole=True)
     assert (stretched.captured, whole.captured) == (3, 5)
 
-    def products(step: Step) -> Counter[tuple[object, ...]]:
+    def products(step: StepOutline) -> Counter[tuple[object, ...]]:
         return Counter(
             (p.site.module, p.site.block, p.site.block_count, p.site.role, p.site.op, p.site.shape,
              p.status, p.operands) for p in plan_step(step, policy)

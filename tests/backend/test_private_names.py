@@ -26,6 +26,7 @@ PRIVATE = {
     "torch._dynamo.guards.GuardBuilder": "one graph for each module",
     "torch._dynamo.guards.install_guard": "one graph for each module",
     "torch._dynamo.trace_rules": "knowing modules of torch's own",
+    "torch._functorch._aot_autograd.descriptors.BufferAOTInput": "knowing what is there anyway",
     "torch._functorch._aot_autograd.descriptors.GradAOTOutput": "telling outputs from gradients",
     "torch._functorch._aot_autograd.descriptors.ParamAOTInput": "knowing parameters",
     "torch._functorch.aot_autograd.aot_compile_joint_with_descriptors": "the AOT door",
@@ -53,8 +54,7 @@ PRIVATE = {
     "torch._inductor.utils.fresh_inductor_cache": "first calls on empty caches",
     "torch._inductor.utils.get_dtype_size": "counting bytes",
     "torch._inductor.virtualized.V": "generating without running",
-    "torch._subclasses.FakeTensor": "models without weights",
-    "torch._subclasses.FakeTensorMode": "models without weights",
+    "torch._subclasses.fake_tensor.FakeTensor": "models without weights",
 }
 
 

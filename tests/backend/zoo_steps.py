@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import Tensor, nn
-from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
 
 import qgraph
-from qgraph.doors.aot import capture
+from qgraph.doors.aot import capture, compile_capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, insert_check, rewrite
 from qgraph.policy import load_policy
@@ -55,8 +53,6 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
             yield recipe, _run(model, model, inputs, qgraph.coverage(model))
         return
     module, metadata = captured.joint.graph_module, captured.joint._aot_state.fw_metadata
-    parts = (captured.module.named_parameters(), captured.module.named_buffers())
-    state = [value for part in parts for _, value in part]
     for recipe in recipes:
         # Compiling uses both up.
         captured.joint.graph_module = copy.deepcopy(module)
@@ -65,11 +61,7 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
         plans = rewrite(captured.graph, report.policy, captured.facts)
         report.checked += insert_check(captured.graph, plans, next(_NUMBERS))
         report.add(plans)
-        captured.joint.graph_module.recompile()
-        compiled = aot_compile_joint_with_descriptors(
-            captured.joint, partition_fn=min_cut_rematerialization_partition
-        )
-        yield recipe, _run(model, lambda call=compiled, **kw: call(*state, **kw), inputs, report)
+        yield recipe, _run(model, compile_capture(captured, codegen=False), inputs, report)
 
 
 def _run(model: nn.Module, call: Any, inputs: dict[str, Any], report: Report | None) -> Step:

@@ -6,20 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from functorch.compile import min_cut_rematerialization_partition
-from torch._functorch._aot_autograd.descriptors import GradAOTOutput
 from torch._inductor.utils import fresh_inductor_cache
-from torch.fx import GraphModule
 
 from qgraph import ops
+from qgraph.doors.partition import cut
 from qgraph.errors import ModelError
+from qgraph.models.load import load_config, model_class
+from qgraph.models.shapes import Shapes
 from qgraph.ops.chips import Chip
 from qgraph.ops.gpu import Launch
 from qgraph.passes import Report, graph_text, module_path, rewrite
 from qgraph.passes.report.entries import Entry
 from qgraph.policy import Policy
-from qgraph.predict.blueprint import Blueprint, draw
+from qgraph.predict.capture import capture_step
 from qgraph.predict.offline.codegen import Call, generate
 from qgraph.predict.offline.launches import compile_launch, launches_of
 from qgraph.predict.offline.machine_code import MachineCode, compile_generated
@@ -48,7 +47,7 @@ class Kernel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class CompiledStep:
     """A training step compiled for one GPU: forward and backward, without the optimizer."""
 
     policy: str
@@ -85,22 +84,22 @@ def compile_step(
     *,
     batch: int,
     length: int,
-    dtype: torch.dtype = torch.bfloat16,
     machine_code: bool = True,
     compiled: dict[str, MachineCode] | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> Step:
+) -> CompiledStep:
     """Generate and compile the training step of the model called `name` for `chip`.
 
     Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
     `compiled` holds kernels compiled for this chip before, and is added to.
 
-    Raises: ModelError if Triton is missing, or as `draw` and `capture`.
+    Raises: ModelError if Triton is missing, or as `load_config` and `capture`.
     """
     check_triton()
     say(f"{policy.name}: capturing {name}")
-    blueprint = draw(name, policy, batch, length, dtype)
-    captured = blueprint.capture(policy)
+    config = load_config(name)
+    kind = model_class(name, config)
+    shapes, captured = capture_step(kind, config, policy, batch=batch, length=length)
     move_to_gpu(captured.graph)
     report = Report(policy=policy)
     with standing_in(chip):
@@ -109,14 +108,14 @@ def compile_step(
     kernels: list[Kernel] = []
     compiler = _Compiler(
         chip=chip,
-        blueprint=blueprint,
+        shapes=shapes,
         modules=captured.facts.modules,
         machine_code=machine_code,
         compiled={} if compiled is None else compiled,
     )
     with fresh_inductor_cache(), standing_in(chip):
-        halves = _halves(captured.joint.graph_module)
-        for half, module in zip(("forward", "backward"), halves, strict=True):
+        forward, backward, _ = cut(captured.joint.graph_module)
+        for half, module in (("forward", forward), ("backward", backward)):
             say(f"{policy.name}: generating the {half}")
             program = generate(module, backward=half == "backward")
             sources[f"{half}.py"] = program.text
@@ -124,13 +123,11 @@ def compile_step(
                 say(f"{policy.name}: compiling the {half}, {len(program.calls)} calls")
             for call in program.calls:
                 kernels += compiler.kernels(call, half)
-    return Step(
+    return CompiledStep(
         policy=policy.name,
         kernels=tuple(kernels),
-        products=tuple(
-            entry for entry in report.entries for _ in range(blueprint.count_of(entry.module))
-        ),
-        parameters=blueprint.parameters,
+        products=tuple(entry for entry in report.entries for _ in shapes.stands(entry.module)),
+        parameters=sum(shapes.parameters.values()),
         sources=sources,
     )
 
@@ -145,25 +142,12 @@ def check_triton() -> None:
         ) from None
 
 
-def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Cut a joint graph into forward and backward, as Inductor does."""
-    (output,) = joint.graph.find_nodes(op="output")
-    kinds = output.meta["desc"]
-    forward = next((i for i, d in enumerate(kinds) if isinstance(d, GradAOTOutput)), len(kinds))
-    joint.recompile()
-    inputs = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
-    halves: tuple[GraphModule, GraphModule] = min_cut_rematerialization_partition(
-        joint, inputs, num_fwd_outputs=forward
-    )
-    return halves
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Compiler:
     """Turns the calls of a program into kernels; each different one is compiled once."""
 
     chip: Chip
-    blueprint: Blueprint
+    shapes: Shapes
     modules: Mapping[str, str]
     machine_code: bool
     compiled: dict[str, MachineCode]
@@ -175,7 +159,7 @@ class _Compiler:
             "half": half,
             "nodes": tuple(node.name for node in call.origins),
             "place": place,
-            "count": self.blueprint.count_of(place),
+            "count": len(self.shapes.stands(place)),
         }
         bandwidth = self.chip.device.bandwidth
         work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)

@@ -10,7 +10,7 @@ from typing import Any
 
 from qgraph.ops.chips import Chip
 from qgraph.passes import make_totals
-from qgraph.predict.offline.compile import Kernel, Step
+from qgraph.predict.offline.compile import CompiledStep, Kernel
 
 ASSUMPTIONS = (
     (
@@ -31,7 +31,9 @@ ASSUMPTIONS = (
 _SHOWN = 16
 
 
-def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int) -> dict[str, Any]:
+def comparison(
+    model: str, chip: Chip, plain: CompiledStep, quantized: CompiledStep, tokens: int
+) -> dict[str, Any]:
     """Return the report as plain data; see `qgraph compile --help` for its keys."""
     device = chip.device
     lowered = Counter(e.lowering for e in quantized.products if e.status == "quantized")
@@ -62,7 +64,7 @@ def comparison(model: str, chip: Chip, plain: Step, quantized: Step, tokens: int
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: CompiledStep) -> dict[str, Any]:
     kinds: dict[str, float] = {}
     for kernel in step.kernels:
         kind = _kind(kernel)
@@ -187,7 +189,9 @@ def _kernel_lines(calls: list[dict[str, Any]], whole: float, width: int) -> list
     return lines
 
 
-def write_sources(folder: Path, found: dict[str, Any], plain: Step, quantized: Step) -> None:
+def write_sources(
+    folder: Path, found: dict[str, Any], plain: CompiledStep, quantized: CompiledStep
+) -> None:
     """Write report.json, and for each of the two steps its programs and its kernels' code."""
     (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, step in (("plain", plain), ("quantized", quantized)):

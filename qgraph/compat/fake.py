@@ -1,0 +1,23 @@
+"""Tensors that have shapes and no numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+__all__ = ["FakeTensor", "FakeTensorMode", "as_cpu", "mode_of"]
+
+
+def mode_of(value: Any) -> FakeTensorMode:
+    """Return the mode that a fake tensor is of."""
+    mode: FakeTensorMode = value.fake_mode
+    return mode
+
+
+def as_cpu(mode: FakeTensorMode, value: Tensor) -> Tensor:
+    """Return a tensor of `mode` that looks as `value` would on a CPU; numbers are neither read nor kept."""
+    meta = value if value.is_meta else value.to("meta")
+    return FakeTensor(mode, meta, torch.device("cpu"))
