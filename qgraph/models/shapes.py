@@ -65,9 +65,8 @@ class Shapes:
 
         Raises: ModelError if the model's kind of input is not known.
         """
-        inputs = example_inputs(self.model, batch, length)
-        mode = next(self.model.parameters()).fake_mode
-        return {key: as_cpu(mode, value) for key, value in inputs.items()}
+        with next(self.model.parameters()).fake_mode:
+            return example_inputs(self.model, batch, length)
 
     def whole_path(self, path: str) -> str:
         """Return the path in the whole model of what has this path in `model`."""
