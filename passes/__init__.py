@@ -41,8 +41,6 @@ from qgraph.passes.sites.saved import SavedTensor
 from qgraph.passes.sites.splits import check_parts
 from qgraph.passes.sites.traffic import elementwise_traffic
 from qgraph.passes.step import Halves, Pass, Step, Target, Watch
-from qgraph.passes.watch.insert_check import insert_check
-from qgraph.passes.watch.insert_observe import insert_observe
 from qgraph.passes.work import multiply_of, quantize_of
 
 __all__ = [
@@ -75,8 +73,6 @@ __all__ = [
     "find_sites",
     "frame_module",
     "graph_text",
-    "insert_check",
-    "insert_observe",
     "is_grouped",
     "lookups",
     "make_rows",

@@ -93,10 +93,10 @@ def _hold(model: str, policy: str, batch: int, length: int) -> tuple[Look, float
 
     with progress(4) as step:
         look = look_at(model, policy, batch, length, step)
-        from qgraph.models import load_skeleton
+        from qgraph.models import load_shapes
 
         step("counting parameters")
-        size = sum(p.numel() for p in load_skeleton(model).parameters())
+        size = sum(load_shapes(model).parameters.values())
     last = [e for e in look.entries if e.role == "fprop" and e.op == "linear"]
     return look, size, last[-1].module if last and last[-1].block is None else "lm_head"
 

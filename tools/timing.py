@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-Step = Callable[[], None]
+StepFunction = Callable[[], None]
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Timing:
         return statistics.median(self.steps)
 
 
-def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> Step:
+def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> StepFunction:
     """Return a function that runs one forward and backward and drops the gradients."""
 
     def step() -> None:
@@ -45,7 +45,7 @@ def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> Step:
 
 
 def measure(
-    steps: Mapping[str, Step], rounds: int, say: Callable[[str], None]
+    steps: Mapping[str, StepFunction], rounds: int, say: Callable[[str], None]
 ) -> dict[str, Timing]:
     """Time each step function: its first call on empty caches, then `rounds` alternating rounds."""
     timings = {name: Timing() for name in steps}
@@ -64,7 +64,7 @@ def measure(
     return timings
 
 
-def alternate(steps: Sequence[Step], rounds: int) -> list[list[float]]:
+def alternate(steps: Sequence[StepFunction], rounds: int) -> list[list[float]]:
     """Return the seconds of each step function, run in turns after one untimed turn."""
     times: list[list[float]] = [[] for _ in steps]
     for number in range(rounds + 1):
@@ -90,7 +90,7 @@ def warm_up() -> None:
     torch.compile(model)(torch.randn(8, 16)).sum().backward()
 
 
-def _seconds(step: Step) -> float:
+def _seconds(step: StepFunction) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -103,7 +103,7 @@ def fresh_cache(folder: str) -> Any:
     return inductor.fresh_cache(folder)
 
 
-def _peak_memory(step: Step) -> int:
+def _peak_memory(step: StepFunction) -> int:
     """Return the most memory torch's allocator held for `step`, above what it held before, in bytes.
 
     What the process takes from the system is more, and varies from run to run by what the C library

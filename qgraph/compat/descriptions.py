@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch._functorch._aot_autograd.descriptors import (
+    BufferAOTInput,
     GradAOTOutput,
     ParamAOTInput,
     TangentAOTInput,
@@ -17,6 +18,11 @@ _LOCAL = "_local_tensor"  # what a DTensor calls this process's part
 def is_parameter(description: Any) -> bool:
     """Whether an input is a parameter of the captured module."""
     return isinstance(description, ParamAOTInput)
+
+
+def is_state(description: Any) -> bool:
+    """Whether an input is a parameter or a buffer of the captured module."""
+    return isinstance(description, (ParamAOTInput, BufferAOTInput))
 
 
 def state_name(description: Any) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["FakeTensorMode", "as_cpu", "mode_of", "new_mode"]
+__all__ = ["FakeTensor", "FakeTensorMode", "as_cpu", "mode_of", "new_mode"]
 
 
 def new_mode() -> FakeTensorMode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from torch.fx import Graph, GraphModule
 from qgraph.compat import aot, descriptions, dynamo, meta
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts, rewrite_model
-from qgraph.doors.partition import Partitioner
+from qgraph.doors.partition import Partitioner, cut
 from qgraph.errors import ModelError
+from qgraph.models import Shapes
 from qgraph.passes import (
     GraphFacts,
     Report,
@@ -77,9 +77,28 @@ def capture(model: nn.Module, inputs: Mapping[str, Any], policy: Policy | None =
 
     Raises: ModelError if the model cannot be captured whole, with the reason Dynamo gives.
     """
+    return _capture(model, inputs, policy, lambda: Outline.of(model))
+
+
+def capture_shapes(
+    shapes: Shapes, inputs: Mapping[str, Any], policy: Policy | None = None
+) -> Capture:
+    """Capture the training step of `shapes.model`; its modules have their paths in the whole model.
+
+    Raises: as `capture`.
+    """
+    return _capture(shapes.model, inputs, policy, lambda: Outline.of_shapes(shapes))
+
+
+def _capture(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    policy: Policy | None,
+    see: Callable[[], Outline],
+) -> Capture:
     with _without_cache(model):
         module = _capture_module(model, dict(inputs))
-        outline = Outline.of(model)
+        outline = see()  # after the first call, which may add to the model
         chosen = load_policy("high") if policy is None else policy
         replaced = rewrite_model(module, chosen, outline)
         joint = aot.export_joint(module, inputs, decompositions())
@@ -104,11 +123,7 @@ def saved_tensors(captured: Capture, policy: Policy) -> list[SavedTensor]:
     The capture is not changed.
     """
     report = Report(policy=policy)
-    graph = copy.deepcopy(captured.graph)
-    module = GraphModule(captured.joint_module, graph)
-    (output,) = graph.find_nodes(op="output")
-    results = descriptions.count_results(meta.description(output))
-    _partitioner(captured, policy, report)(module, (), num_fwd_outputs=results)
+    cut(captured.joint_module, _partitioner(captured, policy, report))
     return report.saved[None]
 
 
@@ -118,16 +133,19 @@ def _partitioner(captured: Capture, policy: Policy, report: Report) -> Partition
     )
 
 
-def compile_capture(captured: Capture, policy: Policy | None = None) -> Callable[..., Any]:
+def compile_capture(
+    captured: Capture, policy: Policy | None = None, *, codegen: bool = True
+) -> Callable[..., Any]:
     """Compile a (rewritten) capture with Inductor; the result takes the captured keyword inputs.
 
     It reads the model's own parameters, so that a backward leaves gradients in them. What it saves
-    for the backward is stored as the policy's stash says.
+    for the backward is stored as the policy's stash says. Without `codegen` it runs op by op.
     """
-    cut: aot.Cut = aot.cut_in_two
+    partition: aot.Cut = aot.cut_in_two
     if policy is not None:
-        cut = _partitioner(captured, policy, Report(policy=policy))
-    compiled = aot.compile_joint(captured.joint, cut)
+        partition = _partitioner(captured, policy, Report(policy=policy))
+    run_half = {} if codegen else {"compiler": aot.as_it_is}
+    compiled = aot.compile_joint(captured.joint, partition, **run_half)
     state = [
         *(p for _, p in captured.module.named_parameters()),
         *(b for _, b in captured.module.named_buffers()),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import ref
 
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from qgraph.compat import descriptions, meta
+from qgraph.models import Shapes
 from qgraph.passes import (
     GraphFacts,
     Step,
@@ -53,6 +54,18 @@ class Outline:
             modules={str(id(module)): name for name, module in model.named_modules()},
             owner=ref(model),
             weights={id(p): name for name, p in model.named_parameters() if _is_matrix(p)},
+        )
+
+    @classmethod
+    def of_shapes(cls, shapes: Shapes) -> Outline:
+        """Return the outline of `shapes.model`, its blocks numbered and counted as in the whole model."""
+        found = cls.of(shapes.model)
+        stack = {shapes.stack: shapes.size} if shapes.stack else {}
+        return replace(
+            found,
+            blocks={**found.blocks, **stack},
+            modules={key: shapes.whole_path(path) for key, path in found.modules.items()},
+            weights={key: shapes.whole_path(name) for key, name in found.weights.items()},
         )
 
     def seen(self, inputs: Iterable[object]) -> set[str]:

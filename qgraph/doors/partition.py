@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,28 @@ from typing import Any
 
 from torch.fx import Graph, GraphModule
 
-from qgraph.compat import aot, inductor
+from qgraph.compat import aot, descriptions, inductor, meta
 from qgraph.passes import GraphFacts, Halves, Report, Step, names_of, run_passes
 from qgraph.policy import Policy
+
+
+def cut(
+    joint: GraphModule, partition: aot.Cut = aot.cut_in_two
+) -> tuple[GraphModule, GraphModule, int]:
+    """Cut a joint graph into forward and backward where Inductor does; the graph is not changed.
+
+    Of the forward's outputs the first, as many as the last number says, are not for the backward.
+    Parameters and buffers are there in the backward anyway, so that keeping one costs nothing.
+    """
+    module = GraphModule(joint, copy.deepcopy(joint.graph))
+    (output,) = module.graph.find_nodes(op="output")
+    results = descriptions.count_results(meta.description(output))
+    holders = enumerate(module.graph.find_nodes(op="placeholder"))
+    state = [i for i, node in holders if descriptions.is_state(meta.description(node))]
+    forward, backward = partition(
+        module, (), num_fwd_outputs=results, static_lifetime_input_indices=state
+    )
+    return forward, backward, results
 
 
 @dataclass(frozen=True, kw_only=True)

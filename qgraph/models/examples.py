@@ -14,7 +14,7 @@ def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[s
     """Return keyword inputs for a training step of `model`.
 
     Shapes: token models [batch, length]; images [batch, channels, size, size] and audio features as
-    the config says.
+    the config says. Numbers are in the dtype of the model.
     Raises: ModelError if the model's kind of input is not known.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -47,9 +47,9 @@ def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[s
             f"{name} takes {main}, for which there are no example inputs",
             "call qgraph.convert(model, policy, example_inputs) from Python",
         )
-    device = next(model.parameters()).device
+    like = next(p for p in model.parameters() if p.is_floating_point())
     return {
-        key: value.to(device)
+        key: value.to(like.device, like.dtype if value.is_floating_point() else None)
         for key, value in (inputs | _labels(name, inputs, tokens, batch)).items()
     }
 

@@ -27,8 +27,8 @@ from qgraph.passes import (
     sizes_of,
 )
 from qgraph.policy import ROLES, OperandPolicy, Policy, check_blocks
-from qgraph.predict.shapes import Step
 from qgraph.predict.speed import runs_as, speed_of, stored_kind, unit_kind
+from qgraph.predict.step import StepOutline
 
 HIGH_BYTES = 2  # bf16
 # AdamW: master, m, v and gradient in fp32 are read; the first three and bf16 weights written.
@@ -69,7 +69,7 @@ class Line:
 
 
 def cost(
-    step: Step,
+    step: StepOutline,
     plans: Sequence[Plan],
     device: Device,
     speeds: dict[Kind, float],
@@ -179,7 +179,7 @@ def _relative(plans: Sequence[Plan], speeds: dict[Kind, float]) -> dict[str, flo
 
 
 def _times(
-    step: Step, plans: Sequence[Plan], runs: Runs, device: Device, assumed: Assumptions
+    step: StepOutline, plans: Sequence[Plan], runs: Runs, device: Device, assumed: Assumptions
 ) -> dict[str, float]:
     bandwidth = device.bandwidth * assumed.bandwidth_efficiency
     weights = sum(step.parameters.values())
@@ -237,7 +237,7 @@ def _below_reshapes(node: Node) -> Node:
     return node
 
 
-def _memory(step: Step, plans: Sequence[Plan], assumed: Assumptions) -> dict[str, float]:
+def _memory(step: StepOutline, plans: Sequence[Plan], assumed: Assumptions) -> dict[str, float]:
     weights = sum(step.parameters.values())
     by_number = {plan.site.number: plan for plan in plans}
     kept = sum(
@@ -289,7 +289,7 @@ def _weights_saved(plans: Sequence[Plan], assumed: Assumptions) -> float:
     return saved
 
 
-def plan_step(step: Step, policy: Policy) -> tuple[Plan, ...]:
+def plan_step(step: StepOutline, policy: Policy) -> tuple[Plan, ...]:
     """Return what `policy` does at each product of the step.
 
     Raises: PolicyError if it names blocks the model has not, or demands sizes that do not fit.

@@ -15,8 +15,8 @@ from qgraph.models.load import load_model
 from qgraph.ops import DEVICES, DeviceError, Kind, find_device
 from qgraph.policy import OperandPolicy, Policy, load_policy, load_policy_text
 from qgraph.predict.costing import Assumptions, cost, plan_step
-from qgraph.predict.shapes import Step, outline_config, outline_step
 from qgraph.predict.speed import SPEEDS, read_speeds, unit_kind
+from qgraph.predict.step import StepOutline, outline_config, outline_step
 
 LINEAR = (
     "fprop: {input: %s, weight: %s}, dgrad: {grad_output: %s, weight: %s}, "
@@ -36,18 +36,18 @@ def linear_policy(*rules: tuple[str, tuple[str, ...]]) -> Policy:
 
 
 @cache
-def llama_7b() -> Step:
+def llama_7b() -> StepOutline:
     return outline_step("preset:llama-7b", load_policy("high"), batch=1, length=4096)
 
 
 @cache
-def small(blocks: int, policy: str = "high", **options: Any) -> Step:
+def small(blocks: int, policy: str = "high", **options: Any) -> StepOutline:
     config = transformers.LlamaConfig(num_hidden_layers=blocks, **SMALL)
     make = transformers.LlamaForCausalLM
     return outline_config(make, config, load_policy(policy), batch=2, length=32, **options)
 
 
-def at(step: Step, policy: Policy, speeds: dict[Kind, float] = SPEEDS) -> dict[str, Any]:
+def at(step: StepOutline, policy: Policy, speeds: dict[Kind, float] = SPEEDS) -> dict[str, Any]:
     return cost(step, plan_step(step, policy), find_device("b200"), {**SPEEDS, **speeds})
 
 
@@ -74,12 +74,34 @@ def test_the_relative_costs_that_follow_from_the_papers_speeds() -> None:
     assert at(llama_7b(), recipe, slow)["relative"]["both"] == pytest.approx(0.714, abs=0.003)
 
 
-def test_a_middle_block_stands_for_the_others() -> None:
-    policy = load_policy("nvfp4")
-    stretched, whole = small(5), small(5, whole=True)
-    assert (stretched.captured, whole.captured) == (3, 5)
+DEEPSEEK = transformers.DeepseekV3Config(
+    **SMALL | {"num_key_value_heads": 4}, num_hidden_layers=7, first_k_dense_replace=2,
+    moe_intermediate_size=32,
+    n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=16, kv_lora_rank=16,
+    qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+)  # fmt: skip
+GEMMA = transformers.Gemma3TextConfig(**SMALL, num_hidden_layers=9, head_dim=16, sliding_window=8)
 
-    def products(step: Step) -> Counter[tuple[object, ...]]:
+
+@pytest.mark.parametrize(
+    ("kind", "config", "captured"),
+    [
+        (transformers.LlamaForCausalLM, transformers.LlamaConfig(**SMALL, num_hidden_layers=5), 3),
+        # Weights of the head and of the embedding are one, whose gradients are summed.
+        (transformers.GPT2LMHeadModel, transformers.GPT2Config(n_embd=32, n_head=2, n_layer=5), 3),
+        # Two dense blocks before five of experts; eight that look at a window and one at all.
+        (transformers.DeepseekV3ForCausalLM, DEEPSEEK, 5),
+        (transformers.Gemma3ForCausalLM, GEMMA, 4),
+    ],
+)
+def test_few_blocks_stand_for_the_others(kind: Any, config: Any, captured: int) -> None:
+    policy = load_policy("nvfp4")
+    stretched, whole = (
+        outline_config(kind, config, policy, batch=2, length=32, whole=all) for all in (False, True)
+    )
+    assert (stretched.captured, whole.captured) == (captured, config.num_hidden_layers)
+
+    def products(step: StepOutline) -> Counter[tuple[object, ...]]:
         return Counter(
             (p.site.module, p.site.block, p.site.block_count, p.site.role, p.site.op, p.site.shape,
              p.status, p.operands) for p in plan_step(step, policy)
@@ -87,12 +109,13 @@ def test_a_middle_block_stands_for_the_others() -> None:
 
     assert products(stretched) == products(whole)
     assert any(p.operands for p in plan_step(whole, policy))
+    assert stretched.parameters == whole.parameters
     results = [at(step, policy) for step in (stretched, whole)]
     for key in ("relative", "split"):
         assert results[0][key] == pytest.approx(results[1][key])
     for key in ("memory", "time"):
-        for kind in ("high", "policy"):
-            assert results[0][key][kind] == pytest.approx(results[1][key][kind])
+        for which in ("high", "policy"):
+            assert results[0][key][which] == pytest.approx(results[1][key][which])
 
 
 def test_attention_is_taken_apart_where_it_is_quantized_in_any_block() -> None:

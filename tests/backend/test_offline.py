@@ -12,11 +12,11 @@ from transformers import LlamaConfig
 
 from qgraph.compat import fake
 from qgraph.doors.decompositions import decompositions
+from qgraph.models.shapes import load_shapes
 from qgraph.ops import DEVICES, find_device, machine_of
 from qgraph.ops.gpu.product import why_no_nvfp4
 from qgraph.ops.native import limits
 from qgraph.policy import load_policy, load_policy_text
-from qgraph.predict.blueprint import draw
 from qgraph.predict.offline.codegen import generate
 from qgraph.predict.offline.compile import CompiledStep, compile_step
 from qgraph.predict.offline.standin import standing_in
@@ -72,11 +72,11 @@ def test_bytes_of_three_generated_kernels_by_hand() -> None:
 
 
 def test_few_blocks_stand_for_all_that_are_alike(small: str) -> None:
-    plain = draw(small, load_policy("high"), 1, 32, torch.bfloat16)
-    assert (plain.kept, plain.counts, plain.size) == ((0, 1, 3), (1, 2, 1), 4)
+    plain = load_shapes(small, few=True, policy=load_policy("high"))
+    assert (plain.stand_for, plain.size) == ({0: (0,), 1: (1, 2), 3: (3,)}, 4)
     # The recipe keeps the last 15 %, one block of four, high: it is not like the others.
-    mixed = draw(small, load_policy("nvfp4"), 1, 32, torch.bfloat16)
-    assert (mixed.kept, mixed.counts) == ((0, 1, 2, 3), (1, 1, 1, 1))
+    mixed = load_shapes(small, few=True, policy=load_policy("nvfp4"))
+    assert mixed.stand_for == {0: (0,), 1: (1,), 2: (2,), 3: (3,)}
 
 
 def products(step: CompiledStep) -> int:

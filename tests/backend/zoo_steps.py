@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import qgraph
-from qgraph.compat import aot
-from qgraph.doors.aot import capture
+from qgraph.doors.aot import capture, compile_capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, Watch, names_of, run_passes
 from qgraph.policy import load_policy
@@ -54,8 +53,6 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
             yield recipe, _run(model, model, inputs, qgraph.coverage(model))
         return
     module, metadata = captured.joint_module, captured.joint._aot_state.fw_metadata
-    parts = (captured.module.named_parameters(), captured.module.named_buffers())
-    state = [value for part in parts for _, value in part]
     for recipe in recipes:
         # Compiling uses both up.
         captured.joint.graph_module = copy.deepcopy(module)
@@ -63,8 +60,7 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
         report = Report(policy=load_policy(recipe))
         rewriting = replace(captured.step(report.policy), watch=Watch(check=next(_NUMBERS)))
         report.add(run_passes(rewriting, names_of("joint", "lower", "watch")))
-        compiled = aot.compile_joint(captured.joint, aot.cut_in_two, aot.as_it_is)
-        yield recipe, _run(model, lambda call=compiled, **kw: call(*state, **kw), inputs, report)
+        yield recipe, _run(model, compile_capture(captured, codegen=False), inputs, report)
 
 
 def _run(model: nn.Module, call: Any, inputs: dict[str, Any], report: Report | None) -> Step:

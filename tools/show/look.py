@@ -79,13 +79,13 @@ def look_at(
     import transformers
 
     from qgraph.doors import analyze
-    from qgraph.models import example_inputs, load_skeleton
+    from qgraph.models import load_shapes
 
     transformers.utils.logging.disable_progress_bar()
     step(f"building {source}, without its weights")
-    model = load_skeleton(source)
+    shapes = load_shapes(source)
     step("capturing the training step")
-    found = analyze(model, chosen, example_inputs(model, batch, length))
+    found = analyze(shapes.model, chosen, shapes.inputs(batch, length))
     return Look(
         source=source,
         report=found.report,

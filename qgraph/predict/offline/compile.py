@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch.fx import GraphModule
-
 from qgraph import ops
-from qgraph.compat import aot, descriptions, inductor, meta
+from qgraph.compat import inductor
+from qgraph.doors import cut
 from qgraph.errors import ModelError
+from qgraph.models import Shapes, load_config, model_class
 from qgraph.ops import Device, Launch, machine_of
 from qgraph.passes import Entry, Report, graph_text, module_path, names_of, run_passes
 from qgraph.policy import Policy
-from qgraph.predict.blueprint import Blueprint, draw
+from qgraph.predict.capture import capture_step
 from qgraph.predict.offline.codegen import Call, generate
 from qgraph.predict.offline.launches import compile_launch, launches_of
 from qgraph.predict.offline.machine_code import MachineCode, compile_generated
@@ -81,7 +80,6 @@ def compile_step(
     *,
     batch: int,
     length: int,
-    dtype: torch.dtype = torch.bfloat16,
     machine_code: bool = True,
     compiled: dict[str, MachineCode] | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -91,12 +89,13 @@ def compile_step(
     Without `machine_code` kernels are generated and counted, not compiled: a tenth of the time.
     `compiled` holds kernels compiled for this chip before, and is added to.
 
-    Raises: ModelError if Triton is missing, or as `draw` and `capture`.
+    Raises: ModelError if Triton is missing, or as `load_config` and `capture`.
     """
     check_triton()
     say(f"{policy.name}: capturing {name}")
-    blueprint = draw(name, policy, batch, length, dtype)
-    captured = blueprint.capture(policy)
+    config = load_config(name)
+    kind = model_class(name, config)
+    shapes, captured = capture_step(kind, config, policy, batch=batch, length=length)
     move_to_gpu(captured.graph)
     report = Report(policy=policy)
     with standing_in(chip):
@@ -106,14 +105,14 @@ def compile_step(
     kernels: list[LaunchedKernel] = []
     compiler = _Compiler(
         chip=chip,
-        blueprint=blueprint,
+        shapes=shapes,
         modules=captured.facts.modules,
         machine_code=machine_code,
         compiled={} if compiled is None else compiled,
     )
     with inductor.fresh_cache(), standing_in(chip):
-        halves = _halves(captured.joint_module)
-        for half, module in zip(("forward", "backward"), halves, strict=True):
+        forward, backward, _ = cut(captured.joint_module)
+        for half, module in (("forward", forward), ("backward", backward)):
             say(f"{policy.name}: generating the {half}")
             program = generate(module, backward=half == "backward")
             sources[f"{half}.py"] = program.text
@@ -124,10 +123,8 @@ def compile_step(
     return CompiledStep(
         policy=policy.name,
         kernels=tuple(kernels),
-        products=tuple(
-            entry for entry in report.entries for _ in range(blueprint.count_of(entry.module))
-        ),
-        parameters=blueprint.parameters,
+        products=tuple(entry for entry in report.entries for _ in shapes.stands(entry.module)),
+        parameters=sum(shapes.parameters.values()),
         sources=sources,
     )
 
@@ -142,21 +139,12 @@ def check_triton() -> None:
         ) from None
 
 
-def _halves(joint: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Cut a joint graph into forward and backward, as Inductor does."""
-    (output,) = joint.graph.find_nodes(op="output")
-    results = descriptions.count_results(meta.description(output))
-    joint.recompile()
-    inputs = [meta.value(node) for node in joint.graph.find_nodes(op="placeholder")]
-    return aot.cut_in_two(joint, inputs, num_fwd_outputs=results)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Compiler:
     """Turns the calls of a program into kernels; each different one is compiled once."""
 
     chip: Device
-    blueprint: Blueprint
+    shapes: Shapes
     modules: Mapping[str, str]
     machine_code: bool
     compiled: dict[str, MachineCode]
@@ -168,7 +156,7 @@ class _Compiler:
             "half": half,
             "nodes": tuple(node.name for node in call.origins),
             "place": place,
-            "count": self.blueprint.count_of(place),
+            "count": len(self.shapes.stands(place)),
         }
         bandwidth = self.chip.bandwidth
         work = Work(minimum=call.minimum, moved=call.moved, bandwidth=bandwidth)
