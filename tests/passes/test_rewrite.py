@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,13 +14,14 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph import ops
+from qgraph.backend.aot import Capture
 from qgraph.errors import GraphError, PolicyError
 from qgraph.passes import graph_text, plan_sites, rewrite
 from qgraph.passes.pipeline import PASSES
 from qgraph.passes.sites import find_sites
 from qgraph.passes.verify import verify
-from qgraph.policy import load_policy
-from tests.passes.graphs import Blocks, Shared, captured, policy
+from qgraph.policy import load_policy, recipe_names
+from tests.passes.graphs import Blocks, Shared, Transformer, captured, policy
 
 ALL = """
   - match: {op: linear}
@@ -73,7 +76,8 @@ def test_stochastic_operands_share_a_seed_and_never_a_draw() -> None:
         if len(n.args) > 4
     ]
     draws = [d for d in draws if isinstance(d, int) and d >= 0]
-    assert len(draws) == len(set(draws))
+    # The grad_output of four dgrads (the first block's input needs none) and of five wgrads.
+    assert len(draws) == len(set(draws)) == 4 + 5
 
 
 def test_rotation_and_quantization_are_fused_by_lowering_only() -> None:
@@ -102,18 +106,20 @@ def test_nearest_rounding_draws_no_seed() -> None:
     assert not calls(found.graph, ops.seed)
 
 
-@pytest.mark.parametrize(
-    "recipe", ["nvfp4", "nvfp4_naive", "mxfp8", "mxfp4", "fp8", "int8", "high"]
-)
-def test_every_recipe_verifies_after_each_pass(recipe: str) -> None:
-    found = captured(Blocks(), (16, 32))
-    plans = plan_sites(find_sites(found.graph, found.facts), load_policy(recipe))
+@pytest.fixture(scope="module")
+def small_transformer() -> Capture:
+    return captured(Transformer(), (16, 32))
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_verifies_after_each_pass(recipe: str, small_transformer: Capture) -> None:
+    graph, policy = copy.deepcopy(small_transformer.graph), load_policy(recipe)
+    plans = plan_sites(find_sites(graph, small_transformer.facts), policy)
     for name, step in PASSES:
-        step(found.graph, plans)
+        step(graph, plans)
         if name not in ("bias", "groups", "gradients", "rotate"):
-            verify(found.graph, plans)
-    if recipe != "high":
-        assert any(plan.status == "quantized" for plan in plans)
+            verify(graph, plans)
+    assert any(plan.status == "quantized" for plan in plans) == policy.quantizes
 
 
 def test_ragged_sizes_are_noted_or_kept() -> None:
@@ -161,11 +167,17 @@ def test_a_rotated_square_tile_is_quantized_along_its_rotation() -> None:
 def test_inserted_nodes_belong_to_the_half_of_their_product() -> None:
     found = captured(Blocks(), (16, 32))
     rewrite(found.graph, policy(ALL), found.facts)
-    for target in (ops.fake_quant, ops.rotate_quant):
-        for node in calls(found.graph, target):
-            assert node.meta["partitioner_tag"] in ("is_forward", "is_backward")
-            assert "seq_nr" in node.meta
-            assert node.meta["val"].shape[-1] > 0
+    inserted = [n for t in (ops.fake_quant, ops.rotate_quant) for n in calls(found.graph, t)]
+    for node in inserted:
+        halves = {user.meta["partitioner_tag"] for user in _products(node)}
+        # What serves both halves is computed in the first.
+        assert node.meta["partitioner_tag"] == max(halves)
+        assert "seq_nr" in node.meta
+        assert node.meta["val"].shape[-1] > 0
+    # Inputs and weights of five layers in the forward; grad_output of four dgrads and both operands
+    # of five wgrads in the backward.
+    tags = Counter(node.meta["partitioner_tag"] for node in inserted)
+    assert tags == {"is_forward": 5 + 5, "is_backward": 4 + 2 * 5}
 
 
 def test_activation_products_are_quantized_by_lhs_and_rhs() -> None:
