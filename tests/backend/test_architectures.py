@@ -51,7 +51,7 @@ def both(request: pytest.FixtureRequest) -> tuple[Conversion, Report, float]:
 def test_both_doors_list_the_same_sites(both: tuple[Conversion, Report, float]) -> None:
     found, report, loss = both
     assert Counter(map(identity, found.report.entries)) == Counter(map(identity, report.entries))
-    assert loss == pytest.approx(loss)  # not NaN
+    assert 0 < loss < 20  # neither NaN nor infinite; of 20 nats no vocabulary here is guessed worse
 
 
 @pytest.mark.filterwarnings("ignore::qgraph.QGraphWarning")

@@ -40,5 +40,5 @@ def test_a_peer_quantizes_or_says_what_is_missing(name: str) -> None:
 def test_naive_nvfp4_is_the_format() -> None:
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     want = numerics.fake_quant(x, parse_format("e2m1/1x16/e4m3/fp32"), -1)
-    # Scales found in another order of divisions: a few values lie on the other side of a tie.
-    assert (_quantized(x) != want).float().mean() < 0.02 or torch.allclose(_quantized(x), want)
+    # Scales found in another order of divisions: values off by a rounding, no code another.
+    assert torch.allclose(_quantized(x), want, rtol=2.0**-22, atol=0)

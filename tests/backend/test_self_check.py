@@ -114,8 +114,19 @@ def test_gradients_that_the_scales_cannot_reach_are_told() -> None:
 
 def test_only_the_first_run_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = step("int8")
-    monkeypatch.setattr("qgraph.ops.define.values", _nothing(quantizing.values))
+    ran = 0
+
+    def nothing(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal ran
+        ran += 1
+        return x.clone()
+
+    monkeypatch.setattr("qgraph.ops.define.values", nothing)
     model(torch.randn(16, 3, 8, 8)).backward()
+    # Each operand was quantized wrongly, and nobody looked; another model's first run is looked at.
+    assert ran >= qgraph.coverage(model).checked > 0
+    with pytest.raises(GraphError, match="quantizing did nothing"):
+        step("int8")
 
 
 def test_the_op_passes_on_what_it_is_given() -> None:

@@ -41,7 +41,10 @@ def test_autocast_quantizes_the_bfloat16_values(recipe: str) -> None:
     eager = ReferenceMLP(reference, RECIPES[recipe], trace.streams(), dtype=torch.bfloat16)
     want = take_step(eager, x, target, seed=3)
     assert got.differing(want) == []
-    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} <= {torch.float32}
+    parameters = dict(model.named_parameters())
+    assert {name: g.dtype for name, g in got.gradients.items()} == dict.fromkeys(
+        [*parameters, "x"], torch.float32
+    )
 
 
 def test_accumulated_gradients_are_the_sum_of_the_micro_batches() -> None:

@@ -31,7 +31,9 @@ def test_a_linear_has_three_roles_and_an_activation_product_has_two() -> None:
 
 def test_sizes_and_flops_are_those_of_the_product() -> None:
     found = captured(Shared(), (4, 16, 32))
-    for site in find_sites(found.graph, found.facts):
+    sites = find_sites(found.graph, found.facts)
+    assert len(sites) == 7
+    for site in sites:
         batch, m, n, k = site.shape
         assert site.flops == 2 * batch * m * n * k
         if site.role == "fprop":

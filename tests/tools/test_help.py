@@ -7,7 +7,15 @@ import pytest
 from qgraph.tools.main import app
 from tests.tools.command import run
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = (
+    "bench", "check", "compile", "convert", "cost", "diff", "explain", "formats", "inspect", "predict",
+    "recipes", "report", "reproduce", "train", "whatif",
+)  # fmt: skip
+
+
+def test_these_are_the_commands() -> None:
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert sorted(names) == [*COMMANDS]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

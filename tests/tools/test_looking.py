@@ -100,6 +100,7 @@ def test_every_command_and_training_state_one_plan(out: str, policy: str, place:
         for module in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn", "lm_head")
         for product in json.loads(run("explain", out, "--site", module, "--json").out)
     ]
+    assert {product["status"] for product in explained} == {"quantized", "kept", "unsupported"}
     for product in explained:
         (match,) = (p for p in inspected["products"] if p["site"] == product["site"])
         assert product["status"] == match["status"]

@@ -93,7 +93,9 @@ def test_the_page_holds_the_plan_and_asks_for_nothing(place: Path) -> None:
             assert [o["format"] for o in site["operands"]] == [
                 o["format"] for o in product["operands"]
             ]
-            assert all(v["count"] > 0 and v["sqnr"] > 10 for v in site["values"])
+            assert [v["count"] > 0 and v["sqnr"] > 10 for v in site["values"]] == [True, True]
+    # Seven layers of the block that is not kept.
+    assert sum(site["status"] == "quantized" for site in data["sites"]) == 3 * 7
     assert data["curves"]["losses"]["four"] == [[1, 3.0], [5, 2.0]]
     watched = by_name["model.layers.0.mlp.down_proj:wgrad"]["telemetry"]["input"]
     assert (watched["sqnr_db"][0], watched["sqnr_db"][-1]) == ([0, 20.0], [199, 20.0 - 199 / 50])

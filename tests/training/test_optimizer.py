@@ -287,8 +287,12 @@ def test_any_optimizer_by_its_states_names(make: Make, name: str) -> None:
     train(other, plain, 3)
     sizes, whole = qgraph.state_bytes(optimizer), qgraph.state_bytes(plain)
     assert sizes[name] < 0.4 * whole[name]  # the biases stay
-    pairs = zip(model.parameters(), other.parameters(), strict=True)
-    assert all(torch.allclose(a, b, atol=3e-2) for a, b in pairs)
+    start, quantized, exact = (
+        torch.cat([p.detach().flatten() for p in each.parameters()])
+        for each in (network(), model, other)
+    )
+    # It goes where the plain one goes, by a little another way.
+    assert 0 < float((quantized - exact).norm()) < 0.05 * float((exact - start).norm())
 
 
 def test_bad_input_is_told_before_the_first_step() -> None:
