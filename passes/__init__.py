@@ -27,7 +27,7 @@ from qgraph.passes.pipeline import PASSES, names_of, run_passes
 from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.entries import (
     Entry,
-    OperandEntry,
+    ProductOperand,
     Report,
     make_totals,
     read_report,
@@ -52,10 +52,10 @@ __all__ = [
     "Halves",
     "Layer",
     "Operand",
-    "OperandEntry",
     "Pass",
     "Plan",
     "Processes",
+    "ProductOperand",
     "Quantizer",
     "Report",
     "SavedTensor",

@@ -9,8 +9,8 @@ from math import lcm
 from typing import Any, Literal
 
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from qgraph.compat import symbolic
 from qgraph.errors import PolicyError
 from qgraph.ops import row_of
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
@@ -158,7 +158,7 @@ def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
         along = wanted.format.block.along if wanted.format else None
         turned = wanted.transform.hadamard if wanted.transform else None
         for block in (along, turned):
-            if block and not statically_known_true(size % block == 0):
+            if block and not symbolic.statically_known_true(size % block == 0):
                 if isinstance(size, int):
                     return f"{size} summed elements are no multiple of {block}"
                 return f"the summed size {size} is dynamic, perhaps no multiple of {block}"

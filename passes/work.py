@@ -9,8 +9,8 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from qgraph.compat import symbolic
 from qgraph.ops import MAX_SUMMED, Known, Multiply, Quantize, Wanted
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
@@ -79,4 +79,4 @@ def _at_most(size: Any) -> int | None:
     """Return a size; of one that changes, the bound that products of integers need, if it keeps to it."""
     if isinstance(size, int):
         return size
-    return MAX_SUMMED if statically_known_true(size <= MAX_SUMMED) else None
+    return MAX_SUMMED if symbolic.statically_known_true(size <= MAX_SUMMED) else None

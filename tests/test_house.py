@@ -113,14 +113,24 @@ def keys_left_out(found: Sources) -> list[str]:
 
 
 def kernels_left_out(found: Sources) -> list[str]:
-    """Files of kernels that no row of KERNELS runs."""
-    from qgraph.ops.kernels import KERNELS
-
-    rows = {kernel.module.removeprefix("qgraph.") for kernel in KERNELS}
-    return [name for name in files_of(found, *KERNEL_FOLDERS) if name not in rows]
-
-
-KERNEL_FOLDERS = ("ops.kernels",)
+    """Kernels that do not stand in the table exactly once."""
+    (table,) = (
+        node.value
+        for node in found["ops.kernels"].tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KERNELS"
+    )
+    assert isinstance(table, ast.Tuple), "the table is a tuple of names"
+    rows = [ast.unparse(row) for row in table.elts]
+    made = [
+        (source.name, ast.unparse(target))
+        for source in found.values()
+        if source.layer == "ops"
+        for node in source.tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Kernel(")
+        for target in node.targets
+    ]
+    assert made, "kernels are made by their files"
+    return [f"{module}: {name}" for module, name in made if rows.count(name) != 1]
 
 
 def methods_that_see_graphs(found: Sources) -> list[str]:
@@ -200,7 +210,7 @@ def _changing(tree: ast.Module) -> set[str]:
 
 def unreachable(found: Sources) -> list[str]:
     """Modules that neither a command nor qgraph's own names lead to."""
-    todo, seen = ["tools.main", ""], set[str]()
+    todo, seen = ["tools.main", "", *_run_by_name(found)], set[str]()
     while todo:
         name = todo.pop()
         if name in seen or name not in found:
@@ -209,6 +219,11 @@ def unreachable(found: Sources) -> list[str]:
         todo += [module_of(found, imported) for imported in found[name].imports()]
         todo.append(name.rpartition(".")[0])  # a module's packages run first
     return sorted(set(found) - seen)
+
+
+def _run_by_name(found: Sources) -> list[str]:
+    """Modules that `python -m` runs."""
+    return [name for name, s in found.items() if "__name__ == '__main__'" in ast.unparse(s.tree)]
 
 
 Rule = Callable[[Sources], list[str]]
@@ -222,11 +237,13 @@ RULES: dict[str, tuple[Rule, str, str]] = {
     ),
     "one file knows quantizers": (names_of_quantizers, "passes.joint.new", "x = ops.fake_quant"),
     "a pass stands in the pipeline": (passes_left_out, "passes.joint.new", ""),
+    "a key stands in KEYS": (keys_left_out, "policy.keys.new", ""),
+    "a kernel stands in KERNELS": (kernels_left_out, "ops.gpu.new", "NEW = Kernel(name='new')"),
     "methods see no graph": (
         methods_that_see_graphs, "calibration.methods.new", "from qgraph.passes import Plan",
     ),
     "no class twice": (defined_twice, "tools.new", "class Step: ..."),
-    "no function twice": (defined_twice, "policy.new", "def load_policy(): ..."),
+    "no function twice": (defined_twice, "policy.file.new", "def load_policy(): ..."),
     "no hidden state": (mutable_globals, "doors.new", "_SEEN = set()\ndef f(x): _SEEN.add(x)"),
     "no count": (mutable_globals, "doors.new", "_NEXT = itertools.count()"),
     "every module is of use": (unreachable, "search.new", ""),

@@ -82,7 +82,7 @@ def _timed(
 
     from qgraph.doors import check_target, compile, coverage
     from qgraph.models import example_inputs, load_model
-    from qgraph.tools.timing import Timing, measure, over, training_step
+    from qgraph.tools.timing import Timing, over, time_steps, training_step
 
     torch.compiler.reset()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,7 +98,7 @@ def _timed(
         observed = compile(copy.deepcopy(plain), policy, target=check_target(target))
         steps |= _looking(observed, training_step(observed, inputs))
     plain.compile()
-    times = measure(steps, rounds, say)
+    times = time_steps(steps, rounds, say)
     first, second = times["plain"], times["qgraph"]
 
     def ratios(time: Timing) -> dict[str, Any]:

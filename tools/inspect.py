@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgraph.errors import ArtifactError
-from qgraph.tools.show.graph_lines import Line, bytes_text, read_lines, within
+from qgraph.tools.show.amounts import bytes_text
+from qgraph.tools.show.graph_lines import Line, read_lines, within
 from qgraph.tools.show.look import HIGH, Look, look_at
 from qgraph.tools.show.screen import print_json, progress, width, wrap
 from qgraph.tools.show.sites import check_module, pick, site_names

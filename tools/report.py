@@ -86,11 +86,9 @@ def report(
         look = look_at(place, policy, batch, length, step)
         if not look.after:  # a trained model keeps no graphs: capture it as it is
             look = look_at(place, f"{place}/policy.yaml", *_sizes(look, batch, length), step)
-        measured = (
-            measure(look, place, text, *_sizes(look, batch, length), step) if values else None
-        )
+        found = measured(look, place, text, *_sizes(look, batch, length), step) if values else None
         step("writing")
-        data = report_data(look, measured, curves, watched)
+        data = report_data(look, found, curves, watched)
         write_whole(out, make_page(data))
         if model_explorer is not None:
             write_whole(model_explorer, json.dumps(explorer_json(data)) + "\n")
@@ -138,7 +136,7 @@ def _sizes(look: Look, batch: int, length: int) -> tuple[int, int]:
     return (shape[0], shape[1]) if len(shape) == 2 else (batch, length)
 
 
-def measure(
+def measured(
     look: Look, source: str, text: str | None, batch: int, length: int, step: Callable[[str], None]
 ) -> Measured:
     """Run one step of the model of `look` on `text`, or on random inputs, and return what operands held."""

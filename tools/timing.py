@@ -44,7 +44,7 @@ def training_step(model: nn.Module, inputs: Mapping[str, Any]) -> StepFunction:
     return step
 
 
-def measure(
+def time_steps(
     steps: Mapping[str, StepFunction], rounds: int, say: Callable[[str], None]
 ) -> dict[str, Timing]:
     """Time each step function: its first call on empty caches, then `rounds` alternating rounds."""

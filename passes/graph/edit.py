@@ -85,8 +85,7 @@ def add_node(
     node = graph.create_node("call_function", target, args, options, name=name)  # type: ignore[arg-type]
     meta.inherit(node, like)
     values = [meta.value(arg) if isinstance(arg, Node) else arg for arg in args]
-    found = [value for value in values if hasattr(value, "fake_mode")]
-    with found[0].fake_mode if found else meta.fake_mode(graph):
+    with meta.fake_mode(graph):
         meta.set_value(node, target(*values, **options))  # type: ignore[operator]
     return node
 

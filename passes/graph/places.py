@@ -10,8 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from qgraph.compat import meta
-
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
+from qgraph.compat import modules as of_torch
 
 
 def module_path(node: Node, modules: Mapping[str, str], frame: str = "") -> str:
@@ -59,7 +58,7 @@ def _relative(value: Sequence[object]) -> str:
     path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
     path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
     path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
-    parts = [part for part in path.split(".") if part and part not in _WRAPPERS]
+    parts = [part for part in path.split(".") if part and part not in of_torch.WRAPPERS]
     return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
 
 

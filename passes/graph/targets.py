@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qgraph import ops
-from qgraph.compat import meta
+from qgraph.compat import meta, symbolic
 
 aten = torch.ops.aten
 
@@ -83,10 +83,7 @@ def value_of(node: Node) -> Tensor:
 
 def size_hint(size: Any) -> int:
     """Return a size as an int; of a dynamic one, the size seen while capturing."""
-    if isinstance(size, int):
-        return size
-    hint = getattr(size.node, "hint", None)
-    return int(hint) if hint is not None else 0
+    return symbolic.hint(size) or 0
 
 
 def sizes_of(node: Node) -> list[int]:

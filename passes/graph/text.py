@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from qgraph.compat import meta
+from qgraph.compat import aten, meta
 from qgraph.passes.graph.places import frame_module, module_path
 
 _SHORT = {
@@ -39,7 +39,7 @@ def _line(node: Node, modules: Mapping[str, str], frame: str) -> str:
     arguments += [f"{key}={_argument(value)}" for key, value in node.kwargs.items()]
     target = (
         str(node.target)
-        if not callable(node.target) or hasattr(node.target, "_schema")
+        if not callable(node.target) or aten.is_op(node.target)
         else node.target.__name__
     )
     place = (meta.half(node), module_path(node, modules, frame))

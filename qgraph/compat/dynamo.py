@@ -16,7 +16,7 @@ from torch._dynamo.source import NNModuleSource
 from torch._guards import CompileContext
 from torch.fx import GraphModule, Node
 
-from qgraph.compat.names import is_there
+from qgraph.compat.table import is_there
 
 NotFollowed = TorchDynamoException  # what Dynamo raises where it cannot follow a model
 _SETTING = "torch._dynamo.config.recompile_limit"

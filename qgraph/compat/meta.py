@@ -19,7 +19,7 @@ _HALF, _SEQUENCE, _RECOMPUTE = "partitioner_tag", "seq_nr", "recompute"
 _DESCRIPTION, _ORIGIN = "desc", "original_aten"
 _CUSTOM, _FUNCTION = (
     "custom",
-    "qgraph_function",
+    "qgraph function",
 )  # torch copies what is custom to what a node becomes
 # What the partitioner and later passes must know of an inserted node. Without the tags, the
 # node would land in the wrong half of the graph, or be computed twice under checkpointing.

@@ -89,15 +89,6 @@ def find(path: str) -> Any:
     return _walk(path)
 
 
-def is_there(path: str) -> bool:
-    """Whether the installed torch has what a path of the list leads to."""
-    try:
-        find(path)
-    except AttributeError:
-        return False
-    return True
-
-
 def _walk(path: str) -> Any:
     parts = path.split(".")
     found: Any = None

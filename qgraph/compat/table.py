@@ -6,7 +6,7 @@ what is done without it.
 
 from __future__ import annotations
 
-from qgraph.compat.names import Name, names_of
+from qgraph.compat.names import Name, find, names_of
 
 # Each file of this folder, and what needs it.
 AREAS = {
@@ -122,6 +122,7 @@ NAMES: tuple[Name, ...] = (
         "torch._functorch._aot_autograd.descriptors",
         ("what a result is the gradient of", "GradAOTOutput.grad_of"),
         ("which parameter an input is", "ParamAOTInput.target"),
+        ("what the backward finds in memory anyway", "BufferAOTInput"),
         ("which input one is", "PlainAOTInput.idx"),
         ("this process's part of a split tensor", "SubclassGetAttrAOTInput.attr"),
         ("the split tensor that a part is of", "SubclassGetAttrAOTInput.base"),
@@ -201,6 +202,7 @@ NAMES: tuple[Name, ...] = (
         ("shape and dtype of what a node computes", "experimental.proxy_tensor[val]"),
         ("what belongs to one checkpointed piece", "proxy[ac_graph_id]"),
         ("what the backward computes", "proxy[autograd_backward]"),
+        ("the function that a node computes", "traceback[custom]"),
         ("the module of a node", "proxy[nn_module_stack]"),
         ("what is kept for the backward", "proxy[recompute]"),
         ("pairing products of forward and backward", "proxy[seq_nr]"),
@@ -307,3 +309,18 @@ NAMES: tuple[Name, ...] = (
         instead="the graphs of all models of a class are counted together, up to Dynamo's limit",
     ),
 )
+
+
+def is_there(path: str) -> bool:
+    """Whether the installed torch has a name of the list.
+
+    Raises: KeyError if the list does not have it.
+    """
+    known = {name.path for name in NAMES}
+    if path not in known:
+        raise KeyError(f"{path} is not in the table of private names")
+    try:
+        find(path)
+    except AttributeError:
+        return False
+    return True

@@ -15,13 +15,13 @@ from qgraph.experiments.experiment import Experiment
 from qgraph.experiments.small_models import Batches, fresh_model, fresh_weights
 from qgraph.formats import parse_format
 from qgraph.numerics import fake_quant, sqnr_db
+from qgraph.ops import state
 from qgraph.policy import Policy
 from qgraph.predict import critical_tokens, penalty
 from qgraph.training import Run, logit_sharpness, quantize_optimizer, spike_share
 
 Metrics = dict[str, float]
 Measure = Callable[[Experiment, str, int, Callable[[str], None]], Metrics]
-MODELS: dict[str, Any] = {}  # compiled models by policy: compiling costs more than a short run
 _SHAPE = ("hidden", "layers", "batch", "length", "steps", "rate")
 
 
@@ -84,9 +84,9 @@ def regression(experiment: Experiment, arm: str, seed: int, say: Callable[[str],
     teacher, fresh = _perceptron(size, generator), _perceptron(size, generator)
     policy = experiment.policy(arm)
     key = f"regression {size} {policy.fingerprint()}"
-    if key not in MODELS:
-        MODELS[key] = compile(_perceptron(size, generator), policy, codegen=False)
-    student = MODELS[key]
+    if key not in state.EXPERIMENT_MODELS:
+        state.EXPERIMENT_MODELS[key] = compile(_perceptron(size, generator), policy, codegen=False)
+    student = state.EXPERIMENT_MODELS[key]
     student.load_state_dict(fresh.state_dict())
     optimizer = torch.optim.Adam(student.parameters(), float(settings["rate"]))
     gains = torch.ones(size)
@@ -177,7 +177,7 @@ def decode(experiment: Experiment, arm: str, seed: int, say: Callable[[str], Non
 
 def _plainly_trained(settings: Mapping[str, Any], seed: int, say: Callable[[str], None]) -> Any:
     key = f"plain {sorted((k, str(v)) for k, v in settings.items() if k in _SHAPE)} {seed}"
-    if key not in MODELS:
+    if key not in state.EXPERIMENT_MODELS:
         torch.manual_seed(seed)
         model = fresh_model(settings)
         optimizer = torch.optim.AdamW(model.parameters(), float(settings["rate"]), fused=True)
@@ -190,8 +190,8 @@ def _plainly_trained(settings: Mapping[str, Any], seed: int, say: Callable[[str]
             optimizer.zero_grad(set_to_none=True)
             if step % 50 == 0:
                 say(f"training, seed {seed}: step {step}, loss {loss.item():.3f}")
-        MODELS[key] = model
-    return copy.deepcopy(MODELS[key])
+        state.EXPERIMENT_MODELS[key] = model
+    return copy.deepcopy(state.EXPERIMENT_MODELS[key])
 
 
 def _decoded(model: Any, prompts: Tensor, places: int) -> tuple[Tensor, Tensor]:
@@ -220,12 +220,12 @@ def _compiled(policy: Policy, settings: Mapping[str, Any]) -> Any:
     key = f"language {shape} {policy.fingerprint()}"
     if policy.schedule:  # it leaves its model at the last stage
         return compile(fresh_model(settings), policy, codegen=False)
-    if key not in MODELS:
-        MODELS[key] = compile(fresh_model(settings), policy, codegen=False)
+    if key not in state.EXPERIMENT_MODELS:
+        state.EXPERIMENT_MODELS[key] = compile(fresh_model(settings), policy, codegen=False)
         ids = torch.zeros(int(settings["batch"]), int(settings["length"]), dtype=torch.int64)
-        MODELS[key](input_ids=ids, labels=ids).loss.backward()  # compiles
-    MODELS[key].zero_grad(set_to_none=True)
-    return MODELS[key]
+        state.EXPERIMENT_MODELS[key](input_ids=ids, labels=ids).loss.backward()  # compiles
+    state.EXPERIMENT_MODELS[key].zero_grad(set_to_none=True)
+    return state.EXPERIMENT_MODELS[key]
 
 
 def _load(model: Any, weights: Mapping[str, Tensor]) -> None:

@@ -15,8 +15,9 @@ import torch
 
 from qgraph.errors import ArtifactError
 from qgraph.experiments.experiment import Experiment
-from qgraph.experiments.measures import EDITIONS, MEASURES, MODELS
+from qgraph.experiments.measures import EDITIONS, MEASURES
 from qgraph.experiments.verdict import Finding, Results, judge, overall
+from qgraph.ops import state
 
 WITHOUT_POLICY = ("tensor", "law", "decode")
 Say = Callable[[str], None]
@@ -68,11 +69,11 @@ def reproduce(experiment: Experiment, folder: Path, say: Say, detail: Say | None
                     found = MEASURES[experiment.measure](experiment, arm, seed, detail or _quiet)
                     _write(file, {"key": key, "arm": arm, "seed": seed, "metrics": found})
                 results.setdefault(arm, {})[seed] = found
-            MODELS.clear()
+            state.EXPERIMENT_MODELS.clear()
             torch.compiler.reset()
     finally:
         torch.set_num_threads(threads)
-        MODELS.clear()
+        state.EXPERIMENT_MODELS.clear()
     return Outcome(
         experiment=experiment, results=results, findings=judge(experiment, results), reused=reused
     )

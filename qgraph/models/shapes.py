@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qgraph.compat import FakeTensorMode, as_cpu
+from qgraph.compat import fake, modules
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
 from qgraph.passes import Layer
@@ -64,7 +64,7 @@ class Shapes:
 
         Raises: ModelError if the model's kind of input is not known.
         """
-        with next(self.model.parameters()).fake_mode:
+        with fake.mode_of(next(self.model.parameters())):
             return example_inputs(self.model, batch, length)
 
     def whole_path(self, path: str) -> str:
@@ -208,14 +208,14 @@ def _keep(model: Any, stack: str, kept: tuple[int, ...]) -> None:
 
 def _make_fake(model: nn.Module) -> None:
     """Put fake tensors of a CPU in the place of all tensors; what is tied stays tied."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = fake.new_mode()
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
-        for name, value in module._parameters.items():
+        for name, value in modules.parameters_of(module).items():
             if value is not None:
-                fake = as_cpu(mode, value.data)
-                made.setdefault(id(value), nn.Parameter(fake, requires_grad=value.requires_grad))
-                module._parameters[name] = made[id(value)]
-        for name, buffer in module._buffers.items():
+                shape = fake.as_cpu(mode, value.data)
+                made.setdefault(id(value), nn.Parameter(shape, requires_grad=value.requires_grad))
+                modules.parameters_of(module)[name] = made[id(value)]
+        for name, buffer in modules.buffers_of(module).items():
             if buffer is not None:
-                module._buffers[name] = as_cpu(mode, buffer)
+                modules.buffers_of(module)[name] = fake.as_cpu(mode, buffer)

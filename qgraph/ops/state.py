@@ -7,6 +7,7 @@ objects: what they stand for is looked up here, and is gone with its owner.
 from __future__ import annotations
 
 import itertools
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -30,3 +31,7 @@ CHECKED: set[tuple[int, str]] = set()
 # is not compiled and must not say it is.
 COMPILED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 CONVERTED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# What stands for the processes of a run in a single one: see `qgraph.doors.parallel`.
+ALONE: ContextVar[Any] = ContextVar("alone", default=None)
+# Compiled models of experiments, by policy: compiling costs more than a short run.
+EXPERIMENT_MODELS: dict[str, Any] = {}

@@ -49,7 +49,7 @@ class Assumptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class CostLine:
     """Products that are alike in what they are and how they run.
 
     `runs_as` is what is multiplied, and `reason` why it is not codes; `unit` is what the device's matrix
@@ -77,7 +77,7 @@ def cost(
 ) -> dict[str, Any]:
     """Return the cost of one training step under `plans` beside that in high precision, as plain data.
 
-    Keys: `lines` (see `Line`), `flops`, `split` (forward FLOPs of the blocks' parts, as shares),
+    Keys: `lines` (see `CostLine`), `flops`, `split` (forward FLOPs of the blocks' parts, as shares),
     `relative` (cost of the blocks' products at `speeds`, bf16 being 1), `memory` and `time` (each with
     `high` and `policy`), `speedup`, `products_speedup`, `fits`, `assumptions`; `unit` (`time`, `speedup`
     and `products_speedup` if the matrix unit multiplied all that it takes).
@@ -130,7 +130,7 @@ def model_flops(plan: Plan) -> float:
     return plan.site.flops * (0.8 if again else 1.0)
 
 
-def _lines(plans: Sequence[Plan], device: Device, assumed: Assumptions) -> list[Line]:
+def _lines(plans: Sequence[Plan], device: Device, assumed: Assumptions) -> list[CostLine]:
     parts = part_of([plan.site for plan in plans])
     machine = machine_of(device)
     groups: dict[tuple[str, str, str, Kind, str, Kind, str], list[Plan]] = {}
@@ -139,7 +139,7 @@ def _lines(plans: Sequence[Plan], device: Device, assumed: Assumptions) -> list[
         key = (parts[plan.site.number], plan.site.role, _formats(plan.operands), *kinds)
         groups.setdefault(key, []).append(plan)
     return [
-        Line(
+        CostLine(
             part=part, role=role, formats=formats, runs_as=kind, reason=reason, unit=unit,
             unit_reason=unit_reason, count=len(group), flops=sum(map(model_flops, group)),
             seconds=sum(_product_time(plan, kind, device, assumed) for plan in group),

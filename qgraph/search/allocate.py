@@ -14,7 +14,7 @@ from qgraph.errors import PolicyError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Option:
     """One way to treat one product: what it adds to the error, and to what is limited."""
 
     error: float
@@ -30,7 +30,7 @@ class Allocation:
     cost: float
 
 
-def allocate(products: Sequence[Sequence[Choice]], budget: float) -> Allocation:
+def allocate(products: Sequence[Sequence[Option]], budget: float) -> Allocation:
     """Return the choices with the least summed error whose summed cost is at most `budget`.
 
     Among choices of one product with the same error, the cheapest is taken.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qgraph.passes import VIEWS, argument_node
-from qgraph.search.allocate import Allocation, Choice, allocate
+from qgraph.search.allocate import Allocation, Option, allocate
 from qgraph.search.candidates import HIGH_CANDIDATE, Candidate, Measure
 from qgraph.search.replay import Replay
 from qgraph.search.sensitivity import Effect, Sensitivity, Unit
@@ -90,7 +90,7 @@ def weight_of(replay: Replay, unit: Unit) -> str | None:
 
 def choices(
     found: Sensitivity, scores: dict[tuple[int, str], float], budget: Budget
-) -> tuple[tuple[tuple[Candidate, ...], ...], tuple[tuple[Choice, ...], ...]]:
+) -> tuple[tuple[tuple[Candidate, ...], ...], tuple[tuple[Option, ...], ...]]:
     """Return for each unit the candidates it may take, high first, and what each costs it.
 
     Under a share of FLOPs only the candidates of the fewest element bits are taken: that share is
@@ -108,8 +108,8 @@ def choices(
         share = unit.flops / whole
         numbers.append(
             (
-                Choice(error=0.0, cost=share * budget.cost(HIGH_CANDIDATE)),
-                *(Choice(error=scores[i, c.name], cost=share * budget.cost(c)) for c in allowed),
+                Option(error=0.0, cost=share * budget.cost(HIGH_CANDIDATE)),
+                *(Option(error=scores[i, c.name], cost=share * budget.cost(c)) for c in allowed),
             )
         )
     return tuple(names), tuple(numbers)

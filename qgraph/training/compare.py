@@ -63,7 +63,7 @@ class Store:
 
 
 @dataclass(kw_only=True)
-class Run:
+class ComparedRun:
     """One training run: loss by step, mean loss since the previous point, and the held-out loss."""
 
     policy: str
@@ -81,7 +81,7 @@ def train_each(
     say: Callable[[str], None],
     store: Store | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> list[Run]:
+) -> list[ComparedRun]:
     """Train `source` once under each policy; everything but the policy is the same.
 
     The coverage table of each run is printed after its first step. With a `store` each run leaves
@@ -99,7 +99,7 @@ def train_each(
             target=settings.target,
             codegen=settings.codegen,
         )
-        run = Run(policy=policy.name, model=model)
+        run = ComparedRun(policy=policy.name, model=model)
         with tempfile.TemporaryDirectory() as temporary:
             folder = str(store.place(index)) if store else temporary
             trainer = Trainer(
@@ -134,7 +134,7 @@ def train_each(
     return runs
 
 
-def gap_percent(run: Run, baseline: Run) -> float:
+def gap_percent(run: ComparedRun, baseline: ComparedRun) -> float:
     """Return how far `run`'s held-out loss lies above the baseline's, in percent."""
     return 100 * (run.held_out - baseline.held_out) / baseline.held_out
 
@@ -144,7 +144,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def plot_losses(runs: Sequence[Run], path: Path) -> None:
+def plot_losses(runs: Sequence[ComparedRun], path: Path) -> None:
     """Write the loss curves as a PNG; runs of one policy, of several seeds, in one colour."""
     import matplotlib
 

@@ -18,7 +18,9 @@ from qgraph.training.example_loop import POLICY
 from qgraph.training.text import Windows, read_text, tokenize
 
 
-def main(steps: int = 50, source: str = "preset:tiny-llama", **options: Any) -> list[float]:
+def train_with_accelerate(
+    steps: int = 50, source: str = "preset:tiny-llama", **options: Any
+) -> list[float]:
     """Train for `steps` steps; return the losses. `options` go to `qgraph.compile`."""
     accelerator = Accelerator(gradient_accumulation_steps=2, mixed_precision="bf16")
     rows = Windows(tokenize(read_text(None), source, 256), 128)
@@ -45,4 +47,4 @@ def main(steps: int = 50, source: str = "preset:tiny-llama", **options: Any) -> 
 
 
 if __name__ == "__main__":
-    print(f"loss {main()[-1]:.3f}")
+    print(f"loss {train_with_accelerate()[-1]:.3f}")

@@ -32,7 +32,9 @@ monitors:
 """
 
 
-def main(steps: int = 50, source: str = "preset:tiny-llama", **options: Any) -> list[float]:
+def train_in_a_loop(
+    steps: int = 50, source: str = "preset:tiny-llama", **options: Any
+) -> list[float]:
     """Train for `steps` steps; return the losses. `options` go to `qgraph.compile`."""
     rows = Windows(tokenize(read_text(None), source, 256), 128)
     loader = DataLoader(rows, batch_size=8, shuffle=True)
@@ -55,4 +57,4 @@ def main(steps: int = 50, source: str = "preset:tiny-llama", **options: Any) -> 
 
 
 if __name__ == "__main__":
-    print(f"loss {main()[-1]:.3f}")
+    print(f"loss {train_in_a_loop()[-1]:.3f}")

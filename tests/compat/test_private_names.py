@@ -48,7 +48,7 @@ def test_every_folder_of_sources_is_looked_at() -> None:
     looked_at = {str(file.relative_to(ROOT)) for file in sources()}
     for expected in (
         "qgraph/errors.py", "qgraph/doors/jit.py", "qgraph/predict/offline/codegen.py",
-        "qgraph/training/states/optimizer.py", "passes/pipeline.py", "passes/joint/share.py",
+        "qgraph/training/states/optimizer.py", "passes/pipeline.py", "passes/joint/split_bias.py",
         "tools/main.py", "tools/show/shared.py",
     ):  # fmt: skip
         assert expected in looked_at

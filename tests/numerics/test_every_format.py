@@ -21,8 +21,8 @@ from torch import Tensor
 from qgraph.errors import FormatError
 from qgraph.formats import ROUNDINGS, FloatFormat, find_element, parse_rounding
 from qgraph.numerics import decode, encode, round_to
-from qgraph.numerics.scalar import codes_of, round_number
 from tests.numerics.data import every_exponent, law, same_bits
+from tests.numerics.scalar import codes_of, round_number
 
 FLOATS = (
     "e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "e1m2", "e3m0", "ue5m3", "ue5m3+ieee", "ue5m3+finite",

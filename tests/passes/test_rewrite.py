@@ -6,6 +6,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,9 @@ from torch.fx import Graph, Node
 from qgraph import ops
 from qgraph.doors.aot import Capture
 from qgraph.errors import GraphError, PolicyError
-from qgraph.passes import graph_text, names_of, rewrite, run_passes
-from qgraph.passes.watch.verify import verify
+from qgraph.passes import graph_text, names_of, run_passes
 from qgraph.policy import load_policy, recipe_names
-from tests.passes.graphs import Blocks, Shared, Transformer, captured, policy
+from tests.passes.graphs import Blocks, Shared, Transformer, captured, policy, rewrite, verify
 
 ALL = """
   - match: {op: linear}

@@ -9,7 +9,7 @@ import pytest
 
 from qgraph.errors import PolicyError
 from qgraph.policy import decide
-from qgraph.search.allocate import Choice, allocate
+from qgraph.search.allocate import Option, allocate
 from qgraph.search.candidates import (
     HIGH_CANDIDATE,
     Candidate,
@@ -26,7 +26,7 @@ def test_the_optimum_is_that_of_trying_everything(seed: int) -> None:
     size = 10.0 ** draw.randint(-12, 6)  # errors and costs come in any unit
     products = [
         [
-            Choice(error=size * draw.random() ** 4, cost=draw.randint(0, 8) / 7)
+            Option(error=size * draw.random() ** 4, cost=draw.randint(0, 8) / 7)
             for _ in range(draw.randint(1, 4))
         ]
         for _ in range(6)
@@ -47,7 +47,7 @@ def test_the_optimum_is_that_of_trying_everything(seed: int) -> None:
 
 def test_a_budget_below_the_least_is_told() -> None:
     with pytest.raises(PolicyError, match=r"the least that can be had is 2"):
-        allocate([[Choice(error=0, cost=1)], [Choice(error=0, cost=1)]], 1.5)
+        allocate([[Option(error=0, cost=1)], [Option(error=0, cost=1)]], 1.5)
 
 
 def test_candidates_are_read() -> None:

@@ -56,4 +56,4 @@ def test_amounts_are_read_and_written() -> None:
         7e9, 1.5e9, 1e13, 2000, 3000,
     ]  # fmt: skip
     assert [count_text(v) for v in (1.73e15, 1.2e9, 680e6, 12)] == ["1730T", "1.2B", "680M", "12"]
-    assert [bytes_text(v) for v in (12, 2**31, 1536)] == ["12 B", "2 GiB", "1.5 KiB"]
+    assert [bytes_text(v) for v in (12, 2**31, 1536)] == ["12 B", "2.15 GB", "1.54 kB"]

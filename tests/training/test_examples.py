@@ -24,7 +24,7 @@ def source(tmp_path: Path) -> str:
 
 def test_a_plain_loop(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()
-    losses = example_loop.main(5, source, codegen=False)
+    losses = example_loop.train_in_a_loop(5, source, codegen=False)
     assert len(losses) == 5
     assert losses[-1] < losses[0]
     said = capsys.readouterr().err
@@ -37,7 +37,7 @@ def test_accelerate_with_accumulation_and_bf16(
 ) -> None:
     torch._dynamo.reset()
     AcceleratorState._reset_state(reset_partial_state=True)  # a Trainer before it left its own
-    losses = example_accelerate.main(5, source, codegen=False)
+    losses = example_accelerate.train_with_accelerate(5, source, codegen=False)
     assert len(losses) == 5
     assert losses[-1] < losses[0]
     assert SWITCH in capsys.readouterr().out

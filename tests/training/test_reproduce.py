@@ -16,10 +16,11 @@ from qgraph.experiments.experiment import (
     load_experiment,
     make_experiment,
 )
-from qgraph.experiments.measures import MODELS, language
+from qgraph.experiments.measures import language
 from qgraph.experiments.outcome import page, plot
 from qgraph.experiments.reproducing import outcome_json, reproduce, run_key
 from qgraph.experiments.verdict import CONTRADICTED, NOT_VISIBLE, REPRODUCED, judge, overall
+from qgraph.ops import state
 from tests.tools.command import run
 
 TENSORS = """\
@@ -148,7 +149,7 @@ def test_a_run_is_the_same_twice_and_a_policy_means_all_of_its_keys() -> None:
     switched = loss("high after half")  # leaves its compiled models and optimizer behind
     assert loss("own") == first
     assert loss("high after half") == switched
-    MODELS.clear()  # compiled anew: the random bits are the same ones
+    state.EXPERIMENT_MODELS.clear()  # compiled anew: the random bits are the same ones
     torch.compiler.reset()
     assert loss("own") == first
     high = loss("high")

@@ -1,4 +1,4 @@
-"""Large numbers as people write them: 1.2B parameters, 100B tokens, 3.5 GiB, 10%."""
+"""Large numbers as people write them: 1.2B parameters, 100B tokens, 3.5 GB, 10%."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def count_text(value: float) -> str:
 
 
 def bytes_text(value: float) -> str:
-    """Return bytes in binary units, with three digits: 3.5 GiB."""
-    for unit, size in (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
+    """Return bytes in decimal units, as the memory of devices is given, with three digits: 3.5 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= size:
             return f"{_digits(value / size)} {unit}"
     return f"{value:.0f} B"

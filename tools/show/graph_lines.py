@@ -24,7 +24,6 @@ _BYTES = {
     "bool": 1,
 }
 _QUANTIZERS = {"qgraph.fake_quant": 1, "qgraph.rotate_quant": 3, "qgraph.quantize": 1}
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +125,3 @@ def slice_before(known: Mapping[str, Line], product: str, stop: Collection[str])
                 wanted.add(source)
                 frontier.append(source)
     return sorted((known[name] for name in wanted), key=lambda line: line.number)
-
-
-def bytes_text(size: int | None) -> str:
-    """Return a size as people read it: 384 kB."""
-    if size is None:
-        return "?"
-    value, unit = float(size), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return (
-        f"{value:.0f} {_UNITS[unit]}" if value >= 10 or not unit else f"{value:.1f} {_UNITS[unit]}"
-    )

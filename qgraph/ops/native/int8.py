@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qgraph.compat import int_mm
+from qgraph.compat import aten
 from qgraph.formats import BlockFormat, IntFormat
 from qgraph.ops.cpu.build import loaded
 from qgraph.ops.machine import Machine, at_hand
@@ -48,9 +48,9 @@ def _int_sums(a: Tensor, b: Tensor) -> Tensor:
     pad = torch.nn.functional.pad
     if a.device.type == "cuda":  # more than 16 rows; the other sizes multiples of 8
         a, b = pad(a, (0, -k % 8, 0, max(0, 17 - m))), pad(b, (0, -k % 8, 0, -n % 8))
-    elif k < 2:  # torch 2.13's _int_mm returns garbage for a sum of one product
+    elif k < 2:  # torch 2.13's product returns garbage for a sum of one product
         a, b = (pad(codes, (0, 2 - k)) for codes in (a, b))
-    return int_mm(a.view(torch.int8), b.view(torch.int8).mT)[:m, :n]
+    return aten.int_mm(a.view(torch.int8), b.view(torch.int8).mT)[:m, :n]
 
 
 def _rescale(sums: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The program Inductor would run, generated without running it: one `Call` for each kernel launched."""
+"""The program Inductor would run, generated without running it: one `KernelCall` for each kernel launched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qgraph.compat import codegen, meta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class KernelCall:
     """One kernel the program launches, or one call of a library.
 
     `origins` are the graph's nodes it computes, in graph order; `minimum` the bytes of the
@@ -34,26 +34,26 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class GeneratedStep:
     """The generated program of one graph: its text, and its calls in order."""
 
     text: str
-    calls: tuple[Call, ...]
+    calls: tuple[KernelCall, ...]
 
 
-def generate(module: GraphModule, *, backward: bool) -> Program:
+def generate(module: GraphModule, *, backward: bool) -> GeneratedStep:
     """Return the program for a graph of fake GPU tensors; within `standing_in`."""
     program = codegen.write_program(module, backward=backward)
     calls = tuple(
         _generated(launch) if isinstance(launch, codegen.Written) else _library(launch)
         for launch in program.launches
     )
-    return Program(text=program.text, calls=calls)
+    return GeneratedStep(text=program.text, calls=calls)
 
 
-def _generated(kernel: codegen.Written) -> Call:
+def _generated(kernel: codegen.Written) -> KernelCall:
     minimum, moved = _traffic(kernel)
-    return Call(
+    return KernelCall(
         name=kernel.name,
         source=kernel.source,
         origins=kernel.origins,
@@ -62,11 +62,11 @@ def _generated(kernel: codegen.Written) -> Call:
     )
 
 
-def _library(call: codegen.Called) -> Call:
+def _library(call: codegen.Called) -> KernelCall:
     origins = call.origins
     size = node_bytes(origins[-1]) if origins else 0
     name = str(origins[-1].target) if origins else call.kind
-    return Call(name=name, source="", origins=origins, minimum=size, moved=size)
+    return KernelCall(name=name, source="", origins=origins, minimum=size, moved=size)
 
 
 def node_bytes(node: Node) -> int:

@@ -15,7 +15,7 @@ from qgraph.ops import Device, Launch, machine_of
 from qgraph.passes import Entry, Report, graph_text, module_path, names_of, run_passes
 from qgraph.policy import Policy
 from qgraph.predict.capture import capture_step
-from qgraph.predict.offline.codegen import Call, generate
+from qgraph.predict.offline.codegen import KernelCall, generate
 from qgraph.predict.offline.launches import compile_launch, launches_of
 from qgraph.predict.offline.machine_code import MachineCode, compile_generated
 from qgraph.predict.offline.retarget import move_to_gpu
@@ -149,7 +149,7 @@ class _Compiler:
     machine_code: bool
     compiled: dict[str, MachineCode]
 
-    def kernels(self, call: Call, half: str) -> list[LaunchedKernel]:
+    def kernels(self, call: KernelCall, half: str) -> list[LaunchedKernel]:
         places = [path for node in call.origins if (path := module_path(node, self.modules))]
         place = places[-1] if places else ""
         common: dict[str, Any] = {

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 from qgraph import ops
 from qgraph.compat import meta
 from qgraph.ops import Device, Kind, product_named
-from qgraph.predict.offline.codegen import Call
+from qgraph.predict.offline.codegen import KernelCall
 
 _KINDS: dict[torch.dtype, Kind] = {
     torch.float32: "fp32",
@@ -42,7 +42,7 @@ class Work:
         return max(self.moved / self.bandwidth, self.flops / self.rate if self.flops else 0.0)
 
 
-def work_of(call: Call, chip: Device) -> tuple[Work, str]:
+def work_of(call: KernelCall, chip: Device) -> tuple[Work, str]:
     """Return the work of a library call, and what is to be said about it."""
     node = call.node
     packet = getattr(node.target, "overloadpacket", node.target)
