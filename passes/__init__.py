@@ -8,6 +8,7 @@ from qgraph.passes.halves.stash import stash
 from qgraph.passes.joint.split_products import split_products
 from qgraph.passes.pipeline import PASSES, Target, rewrite
 from qgraph.passes.plan import Plan, plan_sites
+from qgraph.passes.report.computed import fallback_lines
 from qgraph.passes.report.entries import (
     Entry,
     OperandEntry,
@@ -40,6 +41,7 @@ __all__ = [
     "Target",
     "block_of",
     "elementwise_traffic",
+    "fallback_lines",
     "find_sites",
     "frame_module",
     "graph_text",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from qgraph.errors import PolicyError
-from qgraph.ops.history import row_of
+from qgraph.ops import row_of
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
 from qgraph.passes.sites.convolution import cannot_block
 from qgraph.passes.sites.find import GraphFacts, Site

@@ -20,8 +20,7 @@ from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
-from qgraph.ops import describe_lowering, state
-from qgraph.ops.history import make_store
+from qgraph.ops import describe_lowering, make_store, state
 from qgraph.passes import Report, Target
 from qgraph.policy import Policy, check_blocks, check_parts, load_policy, stage
 

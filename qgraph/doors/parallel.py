@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 from weakref import ref
@@ -18,7 +17,7 @@ from torch.fx import Graph
 
 from qgraph.doors.facts import input_index
 from qgraph.errors import ModelError
-from qgraph.ops.shared import know_group
+from qgraph.ops import know_group, state
 from qgraph.passes import Processes, Split
 
 
@@ -27,17 +26,14 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-_ALONE: ContextVar[Processes | None] = ContextVar("alone", default=None)
-
-
 @contextmanager
 def alone_as(stream: int) -> Iterator[None]:
     """Within the block, give graphs of this single process the random bits of process `stream` of many."""
-    token = _ALONE.set(Processes(splits={}, stream=stream))
+    token = state.ALONE.set(Processes(splits={}, stream=stream))
     try:
         yield
     finally:
-        _ALONE.reset(token)
+        state.ALONE.reset(token)
 
 
 class Meshes:
@@ -54,7 +50,8 @@ class Meshes:
         Raises: ModelError if a weight is split in a way qgraph does not follow.
         """
         if not is_distributed():
-            return _ALONE.get()
+            alone: Processes | None = state.ALONE.get()
+            return alone
         found = {
             str(i): split for i, v in enumerate(inputs) if _is_split(v) and (split := _split(v))
         }

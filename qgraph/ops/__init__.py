@@ -25,22 +25,25 @@ from qgraph.ops.define import (
 )
 from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
 from qgraph.ops.gpu.launch import OPTIONS, Launch
-from qgraph.ops.kernels import KERNELS, Choice, choose, product_named
+from qgraph.ops.history import make_store, row_of
+from qgraph.ops.kernels import KERNELS, Chosen, choose, product_named
 from qgraph.ops.lowering import describe_lowering
 from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
 from qgraph.ops.native.int8 import MAX_SUMMED
+from qgraph.ops.observe import Record, Recorder, make_recorder
 from qgraph.ops.quantizing import element_steps
-from qgraph.ops.work import Call, Kernel, Known, Multiply, Quantize, Rotate, Wanted
+from qgraph.ops.shared import know_group
+from qgraph.ops.work import How, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
     "DEVICES",
     "KERNELS",
     "MAX_SUMMED",
     "OPTIONS",
-    "Call",
-    "Choice",
+    "Chosen",
     "Device",
     "DeviceError",
+    "How",
     "Kernel",
     "Kind",
     "Known",
@@ -48,6 +51,8 @@ __all__ = [
     "Machine",
     "Multiply",
     "Quantize",
+    "Record",
+    "Recorder",
     "Rotate",
     "Wanted",
     "at_hand",
@@ -62,7 +67,10 @@ __all__ = [
     "forget_machines",
     "grouped_mm",
     "hadamard",
+    "know_group",
     "machine_of",
+    "make_recorder",
+    "make_store",
     "nvfp4_mm",
     "observed_mm",
     "observed_quant",
@@ -74,6 +82,7 @@ __all__ = [
     "quantize",
     "quantize_both",
     "rotate_quant",
+    "row_of",
     "scaled_mm",
     "seed",
     "shared_amax",

@@ -7,6 +7,7 @@ objects: what they stand for is looked up here, and is gone with its owner.
 from __future__ import annotations
 
 import itertools
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -30,3 +31,5 @@ CHECKED: set[tuple[int, str]] = set()
 # is not compiled and must not say it is.
 COMPILED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 CONVERTED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# What stands for the processes where there is one: see `qgraph.doors.parallel.alone_as`.
+ALONE: ContextVar[Any] = ContextVar("alone", default=None)

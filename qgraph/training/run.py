@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qgraph.doors.jit import PolicyLike, compile, compiled_by_us, enter_stage, replace_call
 from qgraph.errors import ModelError, PolicyError
-from qgraph.ops.observe import make_recorder
+from qgraph.ops import make_recorder
 from qgraph.passes import Report
 from qgraph.policy import stage
 from qgraph.training.agree import mean_over_processes

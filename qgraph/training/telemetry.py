@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qgraph.errors import ArtifactError
-from qgraph.ops.observe import Record
+from qgraph.ops import Record
 
 Row = dict[str, Any]
 METRICS = ("sqnr_db", "clipped", "flushed", "scale_min", "scale_max", "norm")

@@ -18,7 +18,7 @@ from qgraph.numerics import TE_SIGNS, Noise
 from qgraph.ops import (
     DEVICES,
     KERNELS,
-    Call,
+    How,
     Kernel,
     Machine,
     Multiply,
@@ -140,7 +140,7 @@ def test_the_ops_run_the_kernel_that_the_table_names(text: str, signs: str) -> N
         work = Quantize(format=fmt, rounding=rounding, draws=True, dtype=dtype, points=len(signs))
         y, seed = x.to(dtype), torch.tensor([7])
         got: Tensor = choose(work, at_hand("cpu")).kernel.run(
-            y, fmt, rounding, Call(-1, noise, signs)
+            y, fmt, rounding, How(-1, noise, signs)
         )
         own = ops.rotate_quant(y, signs, "bf16", text, -1, seed, 3) if signs else None
         own = ops.fake_quant(y, text, -1, seed, 3) if own is None else own

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from qgraph import ops
 from qgraph.formats import Rounding, parse_format, parse_rounding
-from qgraph.ops import OPTIONS, Choice, Device, Launch, Machine, Quantize, choose, product_named
+from qgraph.ops import OPTIONS, Chosen, Device, Launch, Machine, Quantize, choose, product_named
 from qgraph.predict.offline.machine_code import MachineCode, compile_kernel
 
 NOT_FUSED = "op by op: neither compiled nor counted here"
@@ -65,7 +65,7 @@ def _work(value: Any, text: str, rounding: Rounding, **more: Any) -> Quantize:
     )
 
 
-def _launched(chosen: Choice, *arguments: Any) -> Found:
+def _launched(chosen: Chosen, *arguments: Any) -> Found:
     if chosen.kernel.launches is None:
         return (), f"{chosen.text}, {NOT_FUSED}"
     found: Iterable[Launch | None] = chosen.kernel.launches(*arguments)
