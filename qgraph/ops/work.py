@@ -110,6 +110,11 @@ class Kernel:
     special: str = ""
     definition: bool = False
 
+    @property
+    def module(self) -> str:
+        """The module that the kernel is written in."""
+        return self.takes.__module__
+
     def refuses(self, work: Work, machine: Machine) -> str | None:
         """Return why this kernel does not compute `work` on `machine`: see `takes`."""
         if not isinstance(work, self.work):
