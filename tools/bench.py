@@ -47,14 +47,14 @@ def bench(
     With several models, one line for each: qgraph bench --model preset:bench-llama,layers=8 --model
     preset:bench-llama,layers=16,hidden=256
 
-    JSON keys: model, policy, target, lowering (how many products run how), products, device, tokens,
-    rounds; plain and qgraph, each with first_call_s, median_step_s, steps_s, peak_memory_bytes (of one
-    step, above what was held before it); ratios with first_call, step (the median of each round's own),
-    step_quartiles, peak_memory; pass_s, the time spent in qgraph's passes, and pass_share, of its first
-    call; with --telemetry also telemetry: every, idle and look (steps without and with a look at every
-    quantizer, over qgraph's), overhead (a share of qgraph's step, when one step of `every` looks); with
-    --peers also peers: by name, ratios as above, or skipped with the reason. With several models:
-    models, a list of these.
+    JSON keys: model, policy, target, lowering (how many products run how), kernels (how many operands
+    are quantized by what), products, device, tokens, rounds; plain and qgraph, each with first_call_s,
+    median_step_s, steps_s, peak_memory_bytes (of one step, above what was held before it); ratios with
+    first_call, step (the median of each round's own), step_quartiles, peak_memory; pass_s, the time
+    spent in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry: every,
+    idle and look (steps without and with a look at every quantizer, over qgraph's), overhead (a share
+    of qgraph's step, when one step of `every` looks); with --peers also peers: by name, ratios as
+    above, or skipped with the reason. With several models: models, a list of these.
     """
     chosen = load_policy(policy)
     names = model or ["preset:bench-llama"]
@@ -116,6 +116,9 @@ def _timed(
         "policy": policy.name,
         "target": target,
         "lowering": dict(Counter(e.lowering for e in report.entries if e.lowering)),
+        "kernels": dict(
+            Counter(o.kernel for e in report.quantized for o in e.operands if o.kernel)
+        ),
         "products": len(report.entries),
         "device": device,
         "tokens": batch * length,
@@ -173,6 +176,8 @@ def _looking(model: Any, run: Callable[[], None]) -> dict[str, Callable[[], None
 
 
 def _print_one(result: Mapping[str, Any]) -> None:
+    from qgraph.passes import fallback_lines
+
     first, second, ratios = (result[key] for key in ("plain", "qgraph", "ratios"))
     rows = []
     for label, key, ratio, factor, form in (
@@ -191,6 +196,8 @@ def _print_one(result: Mapping[str, Any]) -> None:
     )
     for lowering, count in result["lowering"].items():
         sys.stdout.write(f"{count} products: {lowering}\n")
+    for line in fallback_lines(Counter(result["kernels"]).elements()):
+        sys.stdout.write(f"{line}\n")
     sys.stdout.write(
         f"qgraph's passes: {result['pass_s']:.2f} s, {100 * result['pass_share']:.1f}% of its first call\n"
     )

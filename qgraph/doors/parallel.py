@@ -50,7 +50,8 @@ class Meshes:
         Raises: ModelError if a weight is split in a way qgraph does not follow.
         """
         if not is_distributed():
-            return state.ALONE.get()
+            alone: Processes | None = state.ALONE.get()
+            return alone
         found = {
             str(i): split for i, v in enumerate(inputs) if _is_split(v) and (split := _split(v))
         }

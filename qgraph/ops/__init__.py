@@ -27,24 +27,24 @@ from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
 from qgraph.ops.gpu.launch import OPTIONS, Launch
 from qgraph.ops.gpu.product import why_no_nvfp4
 from qgraph.ops.history import make_store, row_of
-from qgraph.ops.kernels import KERNELS, Choice, choose, product_named
+from qgraph.ops.kernels import KERNELS, Choice, Chosen, choose, product_named
 from qgraph.ops.lowering import describe_lowering
 from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
 from qgraph.ops.native.int8 import MAX_SUMMED
-from qgraph.ops.observe import Record, make_recorder
+from qgraph.ops.observe import Record, Recorder, make_recorder
 from qgraph.ops.quantizing import codes, element_steps
 from qgraph.ops.shared import know_group
-from qgraph.ops.work import Call, Kernel, Known, Multiply, Quantize, Rotate, Wanted
+from qgraph.ops.work import Call, How, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
     "DEVICES",
     "KERNELS",
     "MAX_SUMMED",
     "OPTIONS",
-    "Call",
-    "Choice",
+    "Chosen",
     "Device",
     "DeviceError",
+    "How",
     "Kernel",
     "Kind",
     "Known",
@@ -53,6 +53,7 @@ __all__ = [
     "Multiply",
     "Quantize",
     "Record",
+    "Recorder",
     "Rotate",
     "Wanted",
     "at_hand",

@@ -34,7 +34,7 @@ from qgraph.formats import parse_format, parse_gradient
 from qgraph.ops import check, grouped, observe, packed, shared, stored
 from qgraph.ops.history import delayed_amax
 from qgraph.ops.quantizing import element_steps, noise_of, rotated, values
-from qgraph.ops.work import Call
+from qgraph.ops.work import How
 
 _LIBRARY = torch.library.Library("qgraph", "DEF")
 
@@ -71,7 +71,7 @@ def _fake_quant(
     rounding: str | None = None,
     amax: Tensor | None = None,
 ) -> Tensor:
-    return values(x, format, rounding, Call(axis, noise_of(seed, site), amax=amax))
+    return values(x, format, rounding, How(axis, noise_of(seed, site), amax=amax))
 
 
 def _fake_quant_fake(
@@ -96,7 +96,7 @@ def _rotate_quant(
     site: int = 0,
     rounding: str | None = None,
 ) -> Tensor:
-    return values(x, format, rounding, Call(axis, noise_of(seed, site), signs, output))
+    return values(x, format, rounding, How(axis, noise_of(seed, site), signs, output))
 
 
 def _rotate_quant_fake(
@@ -118,7 +118,7 @@ def _observed_quant(
 ) -> Tensor:  # fmt: skip
     noise = noise_of(seed, site)
     x, known = rotated(x, signs, axis, output) if signs else (x, None)
-    found = values(x, format, rounding, Call(axis, noise, amax=amax, known=known))
+    found = values(x, format, rounding, How(axis, noise, amax=amax, known=known))
     observe.note(recorder, place, x, found, format, axis, noise, amax, element_steps(x))
     return found
 

@@ -62,7 +62,7 @@ KERNELS: tuple[Kernel, ...] = (
 CHOICES = 4096  # that an op remembers, for as many formats and dtypes
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """The kernel that computes something, and why none before it in the table does."""
 
     kernel: Kernel
@@ -79,7 +79,7 @@ class Choice(NamedTuple):
         return f"{self.kernel.name}: {self.why}" if self.falls_back else self.kernel.name
 
 
-def choose(work: Work, machine: Machine, *, always: bool = False) -> Choice:
+def choose(work: Work, machine: Machine, *, always: bool = False) -> Chosen:
     """Return the kernel that computes `work` on `machine`, and why those before it do not.
 
     A native product is chosen where it is known to pay; with `always` where there is one.
@@ -92,7 +92,7 @@ def choose(work: Work, machine: Machine, *, always: bool = False) -> Choice:
         if reason is None and isinstance(work, Multiply) and not always:
             reason = why_it_does_not_pay(kernel.name, work, machine)
         if reason is None:
-            return Choice(kernel, why or f"no {machine.device} kernels yet")
+            return Chosen(kernel, why or f"no {machine.device} kernels yet")
         why = reason or why
     raise AssertionError("the last kernel of each kind of work takes everything")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qgraph.formats import parse_format
-from qgraph.ops.kernels import KERNELS, Choice, choose
+from qgraph.ops.kernels import KERNELS, Chosen, choose
 from qgraph.ops.machine import at_hand
 from qgraph.ops.work import Quantize
 
@@ -24,5 +24,5 @@ def describe_lowering(device_type: str) -> str:
     return ", ".join(words + (["reference for the rest"] if unusual.falls_back else []))
 
 
-def _quantizer(text: str, device_type: str) -> Choice:
+def _quantizer(text: str, device_type: str) -> Chosen:
     return choose(Quantize(format=parse_format(text)), at_hand(device_type))

@@ -12,7 +12,7 @@ from qgraph.numerics import REFERENCE, Kernels, Noise, usual_rounding
 from qgraph.ops.cpu.two_passes import CPU_STEPS, CPU_VALUES
 from qgraph.ops.kernels import CHOICES, choose
 from qgraph.ops.machine import Machine, at_hand
-from qgraph.ops.work import Call, Kernel, Known, Quantize, Rotate, Wanted
+from qgraph.ops.work import How, Kernel, Known, Quantize, Rotate, Wanted
 
 
 def noise_of(seed: Tensor | None, site: int) -> Noise | None:
@@ -20,26 +20,24 @@ def noise_of(seed: Tensor | None, site: int) -> Noise | None:
     return None if seed is None else Noise(seed=int(seed.item()), site=site)
 
 
-def values(x: Tensor, format: str, rounding: str | None, call: Call) -> Tensor:
-    """Return `x`, rotated where the call says so, as what its codes are worth."""
-    known: Known = "" if call.amax is None else "blocks" if call.amax.dim() else "tensor"
+def values(x: Tensor, format: str, rounding: str | None, how: How) -> Tensor:
+    """Return `x`, rotated where `how` says so, as what its codes are worth."""
+    known: Known = "" if how.amax is None else "blocks" if how.amax.dim() else "tensor"
     kernel, fmt, mode = _quantizer(
-        format, rounding, call.noise is not None, x.dtype, x.dim(), x.numel() == 0, "values",
-        len(call.signs), known, at_hand(x.device.type),
+        format, rounding, how.noise is not None, x.dtype, x.dim(), x.numel() == 0, "values",
+        len(how.signs), known, at_hand(x.device.type),
     )  # fmt: skip
-    found: Tensor = kernel.run(x, fmt, mode, call)
+    found: Tensor = kernel.run(x, fmt, mode, how)
     return found
 
 
-def codes(
-    x: Tensor, format: str, rounding: str | None, call: Call
-) -> tuple[Tensor, Tensor, Tensor]:
+def codes(x: Tensor, format: str, rounding: str | None, how: How) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, scales and tensor scale of `x`, as `qgraph.numerics.quantize` stores them."""
     kernel, fmt, mode = _quantizer(
-        format, rounding, call.noise is not None, x.dtype, x.dim(), x.numel() == 0, "codes", 0, "",
+        format, rounding, how.noise is not None, x.dtype, x.dim(), x.numel() == 0, "codes", 0, "",
         at_hand(x.device.type),
     )  # fmt: skip
-    found: tuple[Tensor, Tensor, Tensor] = kernel.run(x, fmt, mode, call)
+    found: tuple[Tensor, Tensor, Tensor] = kernel.run(x, fmt, mode, how)
     return found
 
 

@@ -12,7 +12,7 @@ from qgraph.formats import NEAREST, STOCHASTIC, BlockFormat, Rounding, parse_for
 from qgraph.numerics import Noise, swizzle
 from qgraph.ops.gpu.pack import Sides, Six
 from qgraph.ops.machine import Machine
-from qgraph.ops.work import Call, Kernel, Multiply, Quantize, Rotate, Wanted, Work
+from qgraph.ops.work import How, Kernel, Multiply, Quantize, Rotate, Wanted, Work
 
 
 def _takes(work: Work, machine: Machine) -> None:
@@ -23,16 +23,16 @@ def _rotate(x: Tensor, signs: str, axis: int, output: str) -> tuple[Tensor, None
     return numerics.hadamard(x, signs, axis, output), None
 
 
-def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call) -> Tensor:
-    if call.signs:
-        x = numerics.hadamard(x, call.signs, call.axis, call.output)
-    return numerics.fake_quant(x, fmt, call.axis, call.noise, rounding, amax=call.amax)
+def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor:
+    if how.signs:
+        x = numerics.hadamard(x, how.signs, how.axis, how.output)
+    return numerics.fake_quant(x, fmt, how.axis, how.noise, rounding, amax=how.amax)
 
 
 def _codes(
-    x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call
+    x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return numerics.quantize(x, fmt, call.axis, call.noise, rounding)
+    return numerics.quantize(x, fmt, how.axis, how.noise, rounding)
 
 
 def _both(x: Tensor, fmt: BlockFormat) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from qgraph.numerics import code_dtype
 from qgraph.ops.gpu.codes import Four, empty_codes
 from qgraph.ops.kernels import product_named
 from qgraph.ops.quantizing import codes, codes_both_ways, noise_of
-from qgraph.ops.work import Call
+from qgraph.ops.work import How
 
 
 def quantize(
@@ -23,7 +23,7 @@ def quantize(
     rounding: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, scales and tensor scale, as `qgraph.numerics.quantize` stores them."""
-    return codes(x, format, rounding, Call(axis, noise_of(seed, site)))
+    return codes(x, format, rounding, How(axis, noise_of(seed, site)))
 
 
 def quantize_fake(

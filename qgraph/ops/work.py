@@ -69,7 +69,7 @@ class Multiply:
 Work = Rotate | Quantize | Multiply
 
 
-class Call(NamedTuple):
+class How(NamedTuple):
     """How one call quantizes a tensor to `values` or `codes`, beside the format and the rounding.
 
     `signs` and `output` are those of a rotation. `amax` is a range that is given; `known` are the bits
@@ -94,7 +94,7 @@ class Kernel:
     reports say of a device's kernels. A `definition` takes everything, and comes last.
 
     `run` by work: Rotate (x, signs, axis, output) -> rotated, bits of its largest magnitude or None;
-    Quantize to `values` or `codes` (x, format, rounding, call), to `both` (x, format), `packed`
+    Quantize to `values` or `codes` (x, format, rounding, how), to `both` (x, format), `packed`
     (x, sides, signs, output, seed); Multiply as `qgraph.ops.define` gives it the arguments.
     """
 
@@ -108,6 +108,11 @@ class Kernel:
     unit: Kind = "bf16"
     special: str = ""
     definition: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that the kernel is written in."""
+        return self.takes.__module__
 
     def refuses(self, work: Work, machine: Machine) -> str | None:
         """Return why this kernel does not compute `work` on `machine`: see `takes`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from qgraph.compat import fake
 from qgraph.doors.decompositions import decompositions
 from qgraph.models.shapes import load_shapes
 from qgraph.ops import DEVICES, find_device, machine_of
-from qgraph.ops.gpu.product import why_no_nvfp4
+from qgraph.ops.gpu.product import product_launch, why_no_nvfp4
 from qgraph.ops.native import limits
 from qgraph.policy import load_policy, load_policy_text
 from qgraph.predict.offline.codegen import generate
-from qgraph.predict.offline.compile import CompiledStep, compile_step
+from qgraph.predict.offline.compile import CompiledStep, _Compiler, compile_step
 from qgraph.predict.offline.standin import standing_in
 from tests.compat.trace import graph_of
 from tests.tools.command import run
@@ -152,6 +153,21 @@ def test_a_tensor_in_fp8_is_read_once_for_the_codes_of_both_axes(
     assert "qgraph_fake_quant_kernel" not in names
 
 
+def test_a_launch_is_rated_by_what_it_multiplies() -> None:
+    chip = find_device("b200")
+    size = torch.Size((256, 64))
+    found = product_launch(size, size, torch.bfloat16, False, machine_of(chip))
+    nothing: Any = None
+    compiler = _Compiler(chip=chip, blueprint=nothing, modules={}, machine_code=False, compiled={})
+    common = {"half": "forward", "nodes": (), "place": "", "count": 1}
+    for unit in ("fp4", "fp8", "bf16"):
+        work = compiler._launched(replace(found, unit=unit), common).work
+        assert (work.kind, work.rate) == (unit, chip.peaks[unit])  # type: ignore[index]
+    assert found.unit == "fp4"
+    other = compiler._launched(replace(found, flops=0), common).work
+    assert (other.kind, other.rate) == ("", 0)
+
+
 def test_why_a_gpu_does_not_multiply_nvfp4() -> None:
     found = {name: why_no_nvfp4(machine_of(device)) for name, device in DEVICES.items()}
     assert {name for name, why in found.items() if why is None} == {"b200", "rtx5090"}
@@ -175,6 +191,7 @@ def test_the_command_line_reports_and_keeps_the_code(single: str, tmp_path: Path
     scaled = [c for c in calls if c["name"] == "qgraph_product_kernel"]
     assert scaled
     assert all(any("mxf4nvf4" in i for i in c["instructions"]) for c in scaled)
+    assert {c["rate_kind"] for c in scaled} == {"fp4"}
     assert report["quantized"]["spilling_kernels"] == []
     assert all(c["moved_bytes"] >= c["minimum_bytes"] > 0 for c in calls if c["kind"] == "triton")
     assert report["added"]["kernels"] > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qgraph.ops import describe_lowering
+from qgraph.ops import KERNELS, describe_lowering
 from qgraph.ops.cpu import build
 from tests.ops.digest import digest
 
@@ -92,3 +92,18 @@ def test_kernels_are_built_once_and_kept_in_a_private_cache(fake_compiler: Path)
 @needs_compiler
 def test_this_process_reports_what_it_runs() -> None:
     assert describe_lowering("cpu") == "cpu kernels"
+
+
+def test_without_triton_the_definitions_run_on_a_gpu_and_the_report_says_why() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from qgraph.ops import KERNELS, describe_lowering\n"
+        "print(describe_lowering('cuda')); print(sum(k.device == 'cuda' for k in KERNELS))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "reference (Triton is not installed)", str(sum(k.device == "cuda" for k in KERNELS)),
+    ]  # fmt: skip

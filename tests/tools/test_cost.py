@@ -29,7 +29,15 @@ def test_the_text_says_what_the_json_says(tmp_path: Path) -> None:
     # Nothing is hidden: every product is in a line, their FLOPs in full, each reason named.
     assert sum(line["count"] for line in found["lines"]) == 7 * 3 + 2 + 3
     assert sum(line["flops"] for line in found["lines"]) == pytest.approx(found["flops"])
-    assert "sums scaled by the kernel" in text
+    words = " ".join(text.split())
+    for line in found["lines"]:
+        assert line["reason"] in words
+    assert "no native mxfp8 product with 1x32 scales on a GPU of capability 9.0" in words
+    # What the H100's unit could multiply, and qgraph does not.
+    assert {line["unit"] for line in found["lines"] if line["formats"] == "e4m3"} == {"fp8"}
+    assert "as fp8, sums scaled by the kernel" in words
+    assert f"of a step would be {found['unit']['speedup']:.2f}" in words
+    assert found["unit"]["products_speedup"] >= found["products_speedup"] == 1
     assert "assumed: all 1 blocks captured" in text
     assert "NVIDIA H100 Tensor Core GPU Architecture whitepaper" in " ".join(text.split())
 

@@ -11,7 +11,7 @@ from qgraph.ops.cpu.build import loaded
 from qgraph.ops.cpu.rotate import largest_bits, why_not_cpu
 from qgraph.ops.cpu.two_passes import CPU_STEPS
 from qgraph.ops.machine import Machine
-from qgraph.ops.work import Call, Kernel, Quantize
+from qgraph.ops.work import How, Kernel, Quantize
 
 
 def _takes(work: Quantize, machine: Machine) -> str | None:
@@ -30,9 +30,9 @@ def _is_8_bits(element: Element) -> bool:
 
 
 def _run(
-    x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call
+    x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return *codes_of_matrix(x, fmt, call.axis), torch.ones(())
+    return *codes_of_matrix(x, fmt, how.axis), torch.ones(())
 
 
 def codes_of_matrix(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from qgraph.numerics import Noise, check_axis
 from qgraph.ops.cpu.build import loaded
 from qgraph.ops.cpu.rotate import largest_bits, rotate_on_cpu, why_not_cpu
 from qgraph.ops.machine import Machine
-from qgraph.ops.work import Call, Kernel, Quantize
+from qgraph.ops.work import How, Kernel, Quantize
 
 # The scales that the kernel of one pass computes itself.
 _FUSED_SCALES = {"e4m3": 0, "ue8m0-rceil": 1, "ue8m0-floor": 2, "fp32": 3}
@@ -30,12 +30,12 @@ def _takes(work: Quantize, machine: Machine) -> str | None:
     return None if fused else ""  # two passes do it
 
 
-def _run(x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call) -> Tensor:
-    known = call.known if call.amax is None else int(call.amax.view(torch.int32))
-    if call.signs:
-        x, known = rotate_on_cpu(x, call.signs, call.axis, call.output)
-    noise = call.noise if rounding.random else None
-    return quantize_in_one_pass(x, fmt, call.axis, noise, known)
+def _run(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor:
+    known = how.known if how.amax is None else int(how.amax.view(torch.int32))
+    if how.signs:
+        x, known = rotate_on_cpu(x, how.signs, how.axis, how.output)
+    noise = how.noise if rounding.random else None
+    return quantize_in_one_pass(x, fmt, how.axis, noise, known)
 
 
 CPU_ONE_PASS = Kernel(

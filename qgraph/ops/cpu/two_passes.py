@@ -26,7 +26,7 @@ from qgraph.numerics import ERRORS, ErrorKind, Kernels, Noise, Scales, check_axi
 from qgraph.ops.cpu.build import loaded
 from qgraph.ops.cpu.rotate import rotate_on_cpu, why_not_cpu
 from qgraph.ops.machine import Machine
-from qgraph.ops.work import Call, Kernel, Quantize
+from qgraph.ops.work import How, Kernel, Quantize
 
 
 def _takes(work: Quantize, machine: Machine) -> str | None:
@@ -92,16 +92,16 @@ CPU_STEPS = Kernels(
 )
 
 
-def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call) -> Tensor:
-    if call.signs:
-        x, _ = rotate_on_cpu(x, call.signs, call.axis, call.output)
-    return numerics.fake_quant(x, fmt, call.axis, call.noise, rounding, CPU_STEPS, call.amax)
+def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor:
+    if how.signs:
+        x, _ = rotate_on_cpu(x, how.signs, how.axis, how.output)
+    return numerics.fake_quant(x, fmt, how.axis, how.noise, rounding, CPU_STEPS, how.amax)
 
 
 def _codes(
-    x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call
+    x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return numerics.quantize(x, fmt, call.axis, call.noise, rounding, CPU_STEPS)
+    return numerics.quantize(x, fmt, how.axis, how.noise, rounding, CPU_STEPS)
 
 
 CPU_VALUES = Kernel(

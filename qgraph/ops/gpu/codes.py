@@ -32,7 +32,7 @@ from qgraph.ops.gpu.parts import (
     tensor_scales,
 )
 from qgraph.ops.machine import Machine, at_hand
-from qgraph.ops.work import Call, Kernel, Quantize
+from qgraph.ops.work import How, Kernel, Quantize
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 _TILE, _WARPS, _PARTS = (
@@ -237,8 +237,8 @@ def _launches(
     return codes_launches(shape, dtype, fmt, row, column, casts(machine))
 
 
-def _run(x: Tensor, fmt: BlockFormat, _: Rounding, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    row = call.axis % 2 == 1
+def _run(x: Tensor, fmt: BlockFormat, _: Rounding, how: How) -> tuple[Tensor, Tensor, Tensor]:
+    row = how.axis % 2 == 1
     found = codes_on_gpu(x, fmt, row=row, column=not row)
     return *(found[:2] if row else found[2:]), x.new_ones((), dtype=torch.float32)
 

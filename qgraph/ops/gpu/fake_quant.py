@@ -36,7 +36,7 @@ from qgraph.ops.gpu.parts import (
     round_bf16,
 )
 from qgraph.ops.machine import Machine
-from qgraph.ops.work import Call, Kernel, Quantize
+from qgraph.ops.work import How, Kernel, Quantize
 
 MAX_POINTS = 64  # of a rotation that a tile holds
 
@@ -191,14 +191,14 @@ def _takes_rotated(work: Quantize, machine: Machine) -> str | None:
     return f"no triton kernel takes {work.format}{rounded}"
 
 
-def _run(x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call) -> Tensor:
-    noise = call.noise if rounding.random else None
-    return quantize_on_gpu(x, fmt, call.axis, noise, call.signs, call.output, call.amax)
+def _run(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor:
+    noise = how.noise if rounding.random else None
+    return quantize_on_gpu(x, fmt, how.axis, noise, how.signs, how.output, how.amax)
 
 
-def _run_rotated(x: Tensor, fmt: BlockFormat, rounding: Rounding, call: Call) -> Tensor:
-    rotated = numerics.hadamard(x, call.signs, call.axis, call.output)
-    return _run(rotated, fmt, rounding, call._replace(signs=""))
+def _run_rotated(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor:
+    rotated = numerics.hadamard(x, how.signs, how.axis, how.output)
+    return _run(rotated, fmt, rounding, how._replace(signs=""))
 
 
 TRITON_VALUES = Kernel(

@@ -12,7 +12,7 @@ from qgraph.compat import meta
 from qgraph.formats import Rounding, parse_format, parse_rounding
 from qgraph.ops import (
     OPTIONS,
-    Choice,
+    Chosen,
     Device,
     Launch,
     Machine,
@@ -72,7 +72,7 @@ def _work(value: Any, text: str, rounding: Rounding, **more: Any) -> Quantize:
     )
 
 
-def _launched(chosen: Choice, *arguments: Any) -> Found:
+def _launched(chosen: Chosen, *arguments: Any) -> Found:
     if chosen.kernel.launches is None:
         return (), f"{chosen.text}, {NOT_FUSED}"
     found: Iterable[Launch | None] = chosen.kernel.launches(*arguments)
