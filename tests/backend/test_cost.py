@@ -75,12 +75,15 @@ def test_the_relative_costs_that_follow_from_the_papers_speeds() -> None:
 
 
 DEEPSEEK = transformers.DeepseekV3Config(
-    **SMALL | {"num_key_value_heads": 4}, num_hidden_layers=7, first_k_dense_replace=2,
+    **SMALL | {"num_key_value_heads": 4}, num_hidden_layers=5, first_k_dense_replace=1,
     moe_intermediate_size=32,
     n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=16, kv_lora_rank=16,
     qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
 )  # fmt: skip
-GEMMA = transformers.Gemma3TextConfig(**SMALL, num_hidden_layers=9, head_dim=16, sliding_window=8)
+GEMMA = transformers.Gemma3TextConfig(
+    **SMALL, num_hidden_layers=5, head_dim=16, sliding_window=8,
+    layer_types=["sliding_attention"] * 4 + ["full_attention"],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,8 @@ GEMMA = transformers.Gemma3TextConfig(**SMALL, num_hidden_layers=9, head_dim=16,
         (transformers.LlamaForCausalLM, transformers.LlamaConfig(**SMALL, num_hidden_layers=5), 3),
         # Weights of the head and of the embedding are one, whose gradients are summed.
         (transformers.GPT2LMHeadModel, transformers.GPT2Config(n_embd=32, n_head=2, n_layer=5), 3),
-        # Two dense blocks before five of experts; eight that look at a window and one at all.
-        (transformers.DeepseekV3ForCausalLM, DEEPSEEK, 5),
+        # A dense block before four of experts; four that look at a window before one that looks at all.
+        (transformers.DeepseekV3ForCausalLM, DEEPSEEK, 4),
         (transformers.Gemma3ForCausalLM, GEMMA, 4),
     ],
 )
