@@ -43,12 +43,12 @@ class Program:
 
 def generate(module: GraphModule, *, backward: bool) -> Program:
     """Return the program for a graph of fake GPU tensors; within `standing_in`."""
-    program = codegen.write_program(module, backward=backward)
+    text, launches = codegen.write_program(module, backward=backward)
     calls = tuple(
         _generated(launch) if isinstance(launch, codegen.Written) else _library(launch)
-        for launch in program.launches
+        for launch in launches
     )
-    return Program(text=program.text, calls=calls)
+    return Program(text=text, calls=calls)
 
 
 def _generated(kernel: codegen.Written) -> Call:
