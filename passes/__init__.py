@@ -22,9 +22,8 @@ from qgraph.passes.graph.targets import (
 )
 from qgraph.passes.graph.text import graph_text
 from qgraph.passes.halves.stash import stash
-from qgraph.passes.joint.split_products import split_products
 from qgraph.passes.model.attention import quantizes_attention, take_attention_apart
-from qgraph.passes.pipeline import PASSES, Target, names_of, rewrite, run_passes
+from qgraph.passes.pipeline import PASSES, names_of, run_passes
 from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.computed import fallback_lines
 from qgraph.passes.report.entries import (
@@ -42,7 +41,7 @@ from qgraph.passes.sites.processes import Processes, Split
 from qgraph.passes.sites.saved import SavedTensor
 from qgraph.passes.sites.splits import check_parts
 from qgraph.passes.sites.traffic import elementwise_traffic
-from qgraph.passes.step import Halves, Pass, Step, Watch
+from qgraph.passes.step import Halves, Pass, Step, Target, Watch
 from qgraph.passes.work import multiply_of, quantize_of
 
 __all__ = [

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qgraph.compat import inductor
+
 StepFunction = Callable[[], None]
 
 
@@ -52,7 +54,7 @@ def time_steps(
     warm_up()
     for name, step in steps.items():
         say(f"first call of {name}")
-        with tempfile.TemporaryDirectory() as folder, fresh_cache(folder):
+        with tempfile.TemporaryDirectory() as folder, inductor.fresh_cache(folder):
             timings[name].first_call = _seconds(step)
         step()
     for number in range(rounds):
@@ -94,13 +96,6 @@ def _seconds(step: StepFunction) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-def fresh_cache(folder: str) -> Any:
-    """Return a context in which Inductor compiles into an empty cache, as on a new machine."""
-    from qgraph.compat import inductor
-
-    return inductor.fresh_cache(folder)
 
 
 def _peak_memory(step: StepFunction) -> int:

@@ -16,11 +16,11 @@ from torch._functorch.aot_autograd import (
 from torch._inductor.compile_fx import compile_fx_inner
 from torch.fx import GraphModule
 
-Call = Callable[..., Any]
-Table = dict[Any, Call]
+_Call = Callable[..., Any]
+Table = dict[Any, _Call]
 Halves = tuple[GraphModule, GraphModule]
 Cut = Callable[..., Halves]  # as `cut_in_two`
-Compile = Callable[[GraphModule, Sequence[Any]], Call]
+Compile = Callable[[GraphModule, Sequence[Any]], _Call]
 
 Joint = JointWithDescriptors
 
@@ -52,26 +52,26 @@ def cut_in_two(
     return halves
 
 
-def compile_joint(joint: Joint, cut: Cut, compiler: Any = compile_fx_inner) -> Call:
+def compile_joint(joint: Joint, cut: Cut, compiler: Any = compile_fx_inner) -> _Call:
     """Compile a joint graph; the result takes parameters, buffers and the inputs.
 
     `cut` is as `cut_in_two`; `compiler` gets each half, and is Inductor unless told otherwise.
     """
     module_of(joint).recompile()
-    compiled: Call = aot_compile_joint_with_descriptors(
+    compiled: _Call = aot_compile_joint_with_descriptors(
         joint, partition_fn=cut, fw_compiler=compiler, bw_compiler=compiler
     )
     return compiled
 
 
-def as_it_is(module: GraphModule, _inputs: Sequence[Any]) -> Call:
+def as_it_is(module: GraphModule, _inputs: Sequence[Any]) -> _Call:
     """Return what runs a graph op by op."""
     return boxed(module.forward)
 
 
-def boxed(call: Call) -> Call:
+def boxed(call: _Call) -> _Call:
     """Return `call` such that it takes its arguments in one list, as AOTAutograd gives them."""
-    taking: Call = make_boxed_func(call)
+    taking: _Call = make_boxed_func(call)
     return taking
 
 
@@ -83,12 +83,12 @@ def op_by_op(
     infer: Compile,
     decompositions: Table,
     run: Compile = as_it_is,
-) -> Call:
+) -> _Call:
     """Return what runs a graph of Dynamo's without generating code.
 
     `cut` sees the joint graph, or `infer` a graph without a backward; `run` gives what runs a half.
     """
-    compiled: Call = aot_autograd(
+    compiled: _Call = aot_autograd(
         fw_compiler=run,
         bw_compiler=run,
         inference_compiler=infer,

@@ -45,16 +45,13 @@ class Called:
     origins: tuple[Node, ...] = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """A program: its text, and what it launches in order."""
+def write_program(
+    module: GraphModule, *, backward: bool
+) -> tuple[str, tuple[Written | Called, ...]]:
+    """Return the program for a graph of fake GPU tensors, and what it launches, in order.
 
-    text: str
-    launches: tuple[Written | Called, ...]
-
-
-def write_program(module: GraphModule, *, backward: bool) -> Program:
-    """Return the program for a graph of fake GPU tensors, a device being seen (see `standin`)."""
+    A device must be seen: see `standin`.
+    """
     inputs = [meta.value(node) for node in module.graph.find_nodes(op="placeholder")]
     view_to_reshape(module)
     launches: list[Written | Called] = []
@@ -89,7 +86,7 @@ def write_program(module: GraphModule, *, backward: bool) -> Program:
         ):
             lowering.run(*inputs)
             code: Any = lowering.codegen()[0]
-    return Program(text=str(getattr(code, "value", code)), launches=tuple(launches))
+    return str(getattr(code, "value", code)), tuple(launches)
 
 
 def _written(

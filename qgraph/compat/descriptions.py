@@ -30,7 +30,7 @@ def state_name(description: Any) -> str | None:
     return getattr(description, "target", None)
 
 
-def input_index(description: Any) -> int | None:
+def input_number(description: Any) -> int | None:
     """Return which of the captured function's inputs one of the joint graph is, if that is said.
 
     Of a tensor in parts on several processes, the input of this process's part counts.
@@ -45,7 +45,7 @@ def is_tangent(description: Any) -> bool:
     return isinstance(description, TangentAOTInput)
 
 
-def tangent_index(description: Any) -> int | None:
+def tangent_number(description: Any) -> int | None:
     """Return which of the captured function's results a tangent is the gradient of, if that is said."""
     return getattr(description.output, "idx", None)
 

@@ -90,7 +90,7 @@ def inlined(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def capture(model: nn.Module, inputs: Mapping[str, Any]) -> GraphModule:
+def capture_module(model: nn.Module, inputs: Mapping[str, Any]) -> GraphModule:
     """Return `model(**inputs)` as one graph, without running it.
 
     Raises: NotFollowed, or what Dynamo's own assertions raise.

@@ -17,11 +17,11 @@ __all__ = [
     "CustomGraphPass",
     "CustomPartitionerFn",
     "compile_graph",
-    "decompositions",
+    "decomposition_table",
     "fresh_cache",
 ]
 
-Call = Callable[..., Any]
+_Call = Callable[..., Any]
 _REWRITE = "torch._inductor.config.joint_custom_pre_pass"
 _CUT = "torch._inductor.config.custom_partitioner_fn"
 
@@ -32,8 +32,8 @@ def compile_graph(
     *,
     rewrite: CustomGraphPass,
     cut: CustomPartitionerFn | None,
-    decompositions: dict[Any, Call],
-) -> Call:
+    decompositions: dict[Any, _Call],
+) -> _Call:
     """Compile a graph of Dynamo's: `rewrite` sees the joint graph, `cut` makes two of it (None: torch's own).
 
     Both are in the key of Inductor's cache, which stays on. AOTAutograd's, which would skip them, is off.
@@ -52,9 +52,9 @@ def _setting(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def decompositions() -> dict[Any, Call]:
+def decomposition_table() -> dict[Any, _Call]:
     """Return Inductor's table: what it computes instead of an op."""
-    table: dict[Any, Call] = select_decomp_table()
+    table: dict[Any, _Call] = select_decomp_table()
     return table
 
 

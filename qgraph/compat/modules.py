@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-Call = Callable[..., Any]
+_Call = Callable[..., Any]
 # Names of children that wrappers have and the wrapped model has not: those of torch.compile, of
 # activation checkpointing and of a capture.
-WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_export_root")
 
 
-def compiled_call(model: nn.Module) -> Call | None:
+def relative_path(written: str) -> str:
+    """Return a module's path as Dynamo writes it, without the variable it begins with and wrappers.
+
+    `L['self']._modules['layers']._modules['0']` and `L['args'][0].layers[0]` are `layers.0`.
+    """
+    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", written.split("@")[0])
+    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
+    path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
+    parts = [part for part in path.split(".") if part and part not in _WRAPPERS]
+    return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
+
+
+def compiled_call(model: nn.Module) -> _Call | None:
     """Return what runs in place of `model`'s own code when it is called, None if it is not compiled."""
     return model._compiled_call_impl
 
 
-def set_compiled_call(model: nn.Module, call: Call) -> None:
+def set_compiled_call(model: nn.Module, call: _Call) -> None:
     """Make `call` what runs when `model` is called."""
     model._compiled_call_impl = call
 
 
-def plain_call(model: nn.Module) -> Call:
+def plain_call(model: nn.Module) -> _Call:
     """Return what runs when `model` is called and is not compiled: its hooks and its forward."""
-    call: Call = model._call_impl
+    call: _Call = model._call_impl
     return call
 
 

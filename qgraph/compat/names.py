@@ -49,7 +49,7 @@ class Name:
         )
 
 
-def names_of(area: str, home: str, *rows: tuple[str, ...]) -> Iterator[Name]:
+def names_in(area: str, home: str, *rows: tuple[str, ...]) -> Iterator[Name]:
     """Yield names of an area; a row is what they are used for, and their paths from `home` on.
 
     `f(a, b)` is two names, `f(a)` and `f(b)`; so is `f[a, b]`.

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-Step = Callable[..., Any]
+_Step = Callable[..., Any]
 _BY_SCHEDULER = "_wrapped_by_lr_sched"
 
 
-def as_own_step(step: Step) -> Step:
+def as_own_step(step: _Step) -> _Step:
     """Return `step` with the hooks that torch puts around an optimizer's own, and known to schedulers.
 
     A scheduler wraps the `step` of an object it does not know in one that would hide the class's; it
@@ -33,7 +33,7 @@ def count_step(optimizer: Optimizer) -> None:
     optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def without_hooks(step: Step) -> Step:
+def without_hooks(step: _Step) -> _Step:
     """Return a class's `step` as it was written: hooks are to run once, around a whole step."""
-    bare: Step = getattr(step, "__wrapped__", step)
+    bare: _Step = getattr(step, "__wrapped__", step)
     return bare

@@ -1,12 +1,12 @@
 """Every private name of torch's that this folder uses: one list, held against the code and against torch.
 
-Where a supported torch lacks a name, its row says since which version it is there, or until which, and
+Where a torch from 2.11 on lacks a name, its row says since which version it is there, or until which, and
 what is done without it.
 """
 
 from __future__ import annotations
 
-from qgraph.compat.names import Name, find, names_of
+from qgraph.compat.names import Name, find, names_in
 
 # Each file of this folder, and what needs it.
 AREAS = {
@@ -26,7 +26,7 @@ AREAS = {
 
 
 NAMES: tuple[Name, ...] = (
-    *names_of(
+    *names_in(
         "aot",
         "torch._functorch",
         ("rewriting the joint graph", "_aot_autograd.schemas.JointWithDescriptors.graph_module"),
@@ -36,7 +36,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("the joint graph", "aot_autograd.aot_export_joint_with_descriptors(decompositions)"),
     ),
-    *names_of(
+    *names_in(
         "aot",
         "torch._dynamo.backends.common",
         (
@@ -44,20 +44,20 @@ NAMES: tuple[Name, ...] = (
             "aot_autograd(bw_compiler, decompositions, fw_compiler, inference_compiler, partition_fn)",
         ),
     ),
-    *names_of("aot", "torch._inductor", ("compiling a half", "compile_fx.compile_fx_inner")),
-    *names_of(
+    *names_in("aot", "torch._inductor", ("compiling a half", "compile_fx.compile_fx_inner")),
+    *names_in(
         "aot",
         "functorch.compile",
         ("running a half op by op", "make_boxed_func"),
         ("cutting the joint graph in two", "min_cut_rematerialization_partition(num_fwd_outputs)"),
     ),
-    *names_of(
+    *names_in(
         "aten",
         "torch",
         ("multiplying INT8 codes", "_int_mm"),
         ("telling ops from functions", "_ops.OpOverload"),
     ),
-    *names_of(
+    *names_in(
         "codegen",
         "torch._inductor",
         ("loading a written kernel", "codecache.PyCodeCache.load"),
@@ -117,7 +117,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("the program as text", "utils.ValueWithLineMap.value"),
     ),
-    *names_of(
+    *names_in(
         "descriptions",
         "torch._functorch._aot_autograd.descriptors",
         ("what a result is the gradient of", "GradAOTOutput.grad_of"),
@@ -128,12 +128,12 @@ NAMES: tuple[Name, ...] = (
         ("the split tensor that a part is of", "SubclassGetAttrAOTInput.base"),
         ("which result a gradient is of", "TangentAOTInput.output"),
     ),
-    *names_of(
+    *names_in(
         "descriptions",
         "torch.distributed.tensor",
         ("this process's part of a split tensor", "DTensor._local_tensor"),
     ),
-    *names_of(
+    *names_in(
         "dynamo",
         "torch._dynamo",
         ("graphs that are not cut where DDP's buckets end", "config.optimize_ddp"),
@@ -152,7 +152,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("knowing modules of torch's own", "trace_rules.check"),
     ),
-    *names_of(
+    *names_in(
         "dynamo",
         "torch._guards",
         ("one graph for each module", "ChainedSource.base", "Source.make_guard"),
@@ -162,13 +162,13 @@ NAMES: tuple[Name, ...] = (
             "CompileId.frame_id",
         ),
     ),
-    *names_of(
+    *names_in(
         "fake",
         "torch._subclasses.fake_tensor",
         ("making inputs of a model without weights", "FakeTensor.fake_mode"),
         ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
     ),
-    *names_of(
+    *names_in(
         "inductor",
         "torch._inductor",
         ("handing Inductor the passes", "compile_fx.compile_fx(config_patches)"),
@@ -189,26 +189,25 @@ NAMES: tuple[Name, ...] = (
         ),
         ("first calls on empty caches", "utils.fresh_cache(delete, dir)"),
     ),
-    *names_of(
+    *names_in(
         "inductor",
         "torch._functorch.config",
         ("passes that no cache skips", "enable_autograd_cache", "patch"),
     ),
-    *names_of(
+    *names_in(
         "meta",
         "torch.fx",
         ("softmax after it was decomposed", "experimental.proxy_tensor[original_aten]"),
         ("forgetting the shape of another value", "experimental.proxy_tensor[tensor_meta]"),
         ("shape and dtype of what a node computes", "experimental.proxy_tensor[val]"),
         ("what belongs to one checkpointed piece", "proxy[ac_graph_id]"),
-        ("what the backward computes", "proxy[autograd_backward]"),
         ("the function that a node computes", "traceback[custom]"),
         ("the module of a node", "proxy[nn_module_stack]"),
         ("what is kept for the backward", "proxy[recompute]"),
         ("pairing products of forward and backward", "proxy[seq_nr]"),
         ("the line of the model that a node stems from", "proxy[stack_trace]"),
     ),
-    *names_of(
+    *names_in(
         "meta",
         "torch._functorch",
         ("what inputs and results are", "_aot_autograd.graph_capture[desc]"),
@@ -216,31 +215,32 @@ NAMES: tuple[Name, ...] = (
         ("the half of a node", "partitioners[is_backward, is_forward, partitioner_tag]"),
         ("the half of an inserted node", "partitioners[must_be_in_backward]"),
     ),
-    *names_of(
+    *names_in(
         "meta",
         "torch._subclasses.fake_tensor",
         ("values of inserted nodes", "FakeTensor.fake_mode"),
     ),
-    *names_of(
+    *names_in(
         "modules",
         "torch.nn.Module",
         ("making a model fake", "_buffers"),
         ("compiling modules of torch's own", "_call_impl"),
         ("compiling in place", "_compiled_call_impl"),
         ("parameters behind a property", "_parameters"),
+        ("paths of modules as Dynamo writes them", "_modules"),
     ),
-    *names_of(
+    *names_in(
         "modules",
         "torch._dynamo",
         ("paths of modules in a wrapper", "eval_frame[_orig_mod]"),
         ("paths of modules in a capture", "functional_export[_export_root]"),
     ),
-    *names_of(
+    *names_in(
         "modules",
         "torch.distributed.algorithms._checkpoint",
         ("paths of modules in a wrapper", "checkpoint_wrapper[_checkpoint_wrapped_module]"),
     ),
-    *names_of(
+    *names_in(
         "standin",
         "torch._dynamo.device_interface",
         (
@@ -258,7 +258,7 @@ NAMES: tuple[Name, ...] = (
         ),
         ("a GPU that nothing looks for", "_device_initialized"),
     ),
-    *names_of(
+    *names_in(
         "standin",
         "torch._inductor",
         (
@@ -267,7 +267,6 @@ NAMES: tuple[Name, ...] = (
             "kernel.mm._is_sm7x_or_older_gpu",
             "runtime.hints.DeviceProperties.create",
             "utils._rocm_native_device_arch_name",
-            "utils._triton_supported_fp8_dtypes",
             "utils.get_device_tflops",
             "utils.get_gpu_dram_gbps",
             "utils.get_gpu_type",
@@ -276,15 +275,15 @@ NAMES: tuple[Name, ...] = (
         ),
         ("a GPU that nothing looks for", "runtime.triton_helpers.set_driver_to_gpu"),
     ),
-    *names_of(
+    *names_in(
         "standin",
         "torch._subclasses.fake_tensor",
         ("methods that ask for the device", "FakeTensor"),
         ("a GPU that nothing looks for", "FakeTensorMode.avoid_device_init"),
     ),
-    *names_of("standin", "triton.runtime.driver", ("answering for a GPU", "driver._active")),
-    *names_of("standin", "torch.utils", ("forgetting another GPU", "_triton")),
-    *names_of(
+    *names_in("standin", "triton.runtime.driver", ("answering for a GPU", "driver._active")),
+    *names_in("standin", "torch.utils", ("forgetting another GPU", "_triton")),
+    *names_in(
         "stepping",
         "torch.optim",
         (
@@ -295,7 +294,7 @@ NAMES: tuple[Name, ...] = (
         ("a scheduler that sees the steps", "lr_scheduler[_opt_called]"),
         ("a scheduler that leaves the step as it is", "lr_scheduler[_wrapped_by_lr_sched]"),
     ),
-    *names_of(
+    *names_in(
         "symbolic",
         "torch",
         ("sizes as numbers", "SymInt.node", "fx.experimental.sym_node.SymNode.hint"),
@@ -307,6 +306,20 @@ NAMES: tuple[Name, ...] = (
         used_for="counting the graphs of each model alone",
         since="2.13",
         instead="the graphs of all models of a class are counted together, up to Dynamo's limit",
+    ),
+    Name(
+        path="torch.fx.proxy[autograd_backward]",
+        area="meta",
+        used_for="what the backward computes",
+        since="2.12",
+        instead="no node has such a mark, so an inserted one inherits none",
+    ),
+    Name(
+        path="torch._inductor.utils._triton_supported_fp8_dtypes",
+        area="standin",
+        used_for="forgetting another GPU",
+        since="2.13",
+        instead="nothing is remembered there, so nothing is forgotten",
     ),
 )
 

@@ -173,13 +173,13 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
-        return dynamo.capture(model, inputs)
+        return dynamo.capture_module(model, inputs)
     except _FAILURES as first:
         # Some models set hooks up in their first call, which breaks the graph once.
         try:
             with torch.no_grad():
                 model(**inputs)
-            return dynamo.capture(model, inputs)
+            return dynamo.capture_module(model, inputs)
         except _FAILURES:
             reason = str(first).strip().split("\n")[0]
             raise ModelError(

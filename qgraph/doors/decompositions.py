@@ -30,4 +30,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     of the table, every product stays one node and no product is left unseen.
     """
     hidden = {getattr(op, name) for op in _PRODUCTS for name in op.overloads()}
-    return _Table((op, rule) for op, rule in inductor.decompositions().items() if op not in hidden)
+    return _Table(
+        (op, rule) for op, rule in inductor.decomposition_table().items() if op not in hidden
+    )

@@ -126,4 +126,4 @@ def input_index(node: Node) -> int | None:
 
     Of a tensor in parts on several processes, the placeholder of this process's part counts.
     """
-    return descriptions.input_index(meta.description(node))
+    return descriptions.input_number(meta.description(node))

@@ -27,7 +27,7 @@ from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
 from qgraph.ops.gpu.launch import OPTIONS, Launch
 from qgraph.ops.gpu.product import why_no_nvfp4
 from qgraph.ops.history import make_store, row_of
-from qgraph.ops.kernels import KERNELS, Choice, Chosen, choose, product_named
+from qgraph.ops.kernels import KERNELS, Chosen, choose, product_named
 from qgraph.ops.lowering import describe_lowering
 from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
 from qgraph.ops.native.int8 import MAX_SUMMED

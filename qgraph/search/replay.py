@@ -165,11 +165,11 @@ class Replay:
                     self._named[node] = names[target]
             elif descriptions.is_tangent(what):
                 value = meta.value(node)
-                is_loss = descriptions.tangent_index(what) == 0
+                is_loss = descriptions.tangent_number(what) == 0
                 make = torch.ones if is_loss else torch.zeros
                 found[node] = make(value.shape, dtype=value.dtype)
             else:
-                index = descriptions.input_index(what)
+                index = descriptions.input_number(what)
                 assert index is not None, f"{node.name} is no input of the call"
                 found[node] = plain[index]
         return found

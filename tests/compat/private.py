@@ -111,8 +111,9 @@ def private_words(names: Iterable[Name], ours: Iterable[str]) -> Words:
         n.last for n in every if n.path[-1] == ")" and not is_private(n.path.split("(")[0])
     }
     known = public_attributes() | set(ours)
+    hidden |= hidden_attributes()
     return Words(
-        attributes=frozenset(hidden_attributes() | hidden | (of_objects - known)),
+        attributes=frozenset(hidden | (of_objects - known)),
         strings=frozenset(hidden | keys),
         parameters=frozenset(parameters),
     )

@@ -94,6 +94,7 @@ PLANTED = {
     "import importlib\nimportlib.import_module('functorch.compile')": ("string", "functorch.compile"),
     "found.attr == '_local_tensor'": ("word", "_local_tensor"),
     "re.sub(r'^_export_root[.]', '', name)": ("word", "_export_root"),
+    "re.sub(r'_modules[.]', '', path)": ("word", "_modules"),
     "options = {'isolate_recompiles': True}": ("word", "isolate_recompiles"),
     "import torch\ntorch.compile(f, isolate_recompiles=True)": ("parameter", "isolate_recompiles"),
     "node.meta['val']": ("meta", "node.meta"),

@@ -61,8 +61,8 @@ def test_inputs_and_results_are_still_told_apart() -> None:
     names = [name for name, _ in captured.module.named_parameters()]
     assert [descriptions.state_name(parameter)] == names
     assert captured.parameters == ("up.weight",)
-    assert descriptions.input_index(plain) == 0
-    assert descriptions.tangent_index(tangent) == 0
+    assert descriptions.input_number(plain) == 0
+    assert descriptions.tangent_number(tangent) == 0
     (output,) = graph.find_nodes(op="output")
     results = meta.description(output)
     assert descriptions.count_results(results) == 1
@@ -114,6 +114,17 @@ def test_a_compiled_call_is_what_runs_and_a_copy_has_none() -> None:
     assert torch.equal(model(x), model.forward(x))
     assert len(seen) == 1
     assert modules.compiled_call(model) is call
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "L['self']._modules['layers']._modules['0']", "L['self'].layers[0]@1", "L['args'][0].layers[0]",
+        "L['self']._orig_mod.layers._checkpoint_wrapped_module.0", "_export_root.layers.0",
+    ],
+)  # fmt: skip
+def test_paths_as_dynamo_writes_them(written: str) -> None:
+    assert modules.relative_path(written) == "layers.0"
 
 
 def test_parameters_are_read_behind_a_property() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.fx import Graph
 
 from qgraph.doors.aot import Capture, capture
-from qgraph.passes import GraphFacts, Plan, Step, Target, names_of, run_passes
+from qgraph.passes import GraphFacts, Plan, Step, names_of, run_passes
+from qgraph.passes.step import Target
 from qgraph.policy import Policy, load_policy, load_policy_text
 
 HEAD = """

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qgraph.ops import DEVICES, at_hand, find_device
-from qgraph.passes import Report, Target, read_report, report_json, report_text, rewrite
+from qgraph.passes import Report, read_report, report_json, report_text, rewrite
+from qgraph.passes.step import Target
 from qgraph.policy import Policy, load_policy_text
 from qgraph.predict.offline.retarget import move_to_gpu
 from qgraph.predict.offline.standin import standing_in

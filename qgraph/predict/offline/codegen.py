@@ -43,12 +43,12 @@ class GeneratedStep:
 
 def generate(module: GraphModule, *, backward: bool) -> GeneratedStep:
     """Return the program for a graph of fake GPU tensors; within `standing_in`."""
-    program = codegen.write_program(module, backward=backward)
+    text, launches = codegen.write_program(module, backward=backward)
     calls = tuple(
         _generated(launch) if isinstance(launch, codegen.Written) else _library(launch)
-        for launch in program.launches
+        for launch in launches
     )
-    return GeneratedStep(text=program.text, calls=calls)
+    return GeneratedStep(text=text, calls=calls)
 
 
 def _generated(kernel: codegen.Written) -> KernelCall:
