@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ def module_path(node: Node, modules: Mapping[str, str], frame: str = "") -> str:
         return frame
     key, value = list(stack.items())[-1]
     name = modules.get(_id(key))
-    return name if name is not None else _relative(value)
+    return name if name is not None else of_torch.relative_path(str(value[0]))
 
 
 def frame_module(graph: Graph, modules: Mapping[str, str]) -> str:
@@ -35,7 +34,7 @@ def frame_module(graph: Graph, modules: Mapping[str, str]) -> str:
     """
     for node in graph.nodes:
         for key, value in meta.modules(node).items():
-            name, below = modules.get(_id(key)), _relative(value)
+            name, below = modules.get(_id(key)), of_torch.relative_path(str(value[0]))
             if name and below and f".{name}".endswith(f".{below}"):
                 return name.removesuffix(below).removesuffix(".")
             break  # the outermost alone: the rest follow from it
@@ -51,15 +50,6 @@ def lookups(graph: Graph, modules: Mapping[str, str]) -> list[str]:
 
 def _id(key: object) -> str:
     return str(key).split("@")[0]
-
-
-def _relative(value: Sequence[object]) -> str:
-    """Return a module's path as Dynamo writes it, without the variable it begins with."""
-    path = re.sub(r"_modules\[['\"]([^'\"]*)['\"]\]", r"\1", str(value[0]).split("@")[0])
-    path = re.sub(r"^(L|G)\[['\"][^'\"]*['\"]\](\[\d+\])?", "", path)
-    path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
-    parts = [part for part in path.split(".") if part and part not in of_torch.WRAPPERS]
-    return ".".join(parts[1:] if parts[:1] == ["self"] else parts)
 
 
 def stacks_of(names: Iterable[str]) -> dict[str, int]:

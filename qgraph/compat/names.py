@@ -13,6 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# Each file of this folder, and what needs it.
+AREAS = {
+    "aot": "convert, codegen=False, looking at plans, search",
+    "aten": "native products of INT8, graphs as text",
+    "codegen": "compile --offline",
+    "descriptions": "every rewrite: it tells parameters, inputs and gradients apart",
+    "dynamo": "qgraph.compile, convert",
+    "fake": "models without weights",
+    "inductor": "qgraph.compile with code generation",
+    "meta": "every pass",
+    "modules": "qgraph.compile, parameters stored in one dtype and used in another",
+    "standin": "compile --offline",
+    "stepping": "quantized optimizer states under a scheduler",
+    "symbolic": "models compiled for sizes that change",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Name:

@@ -6,24 +6,9 @@ what is done without it.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from qgraph.compat.names import Name, find, names_in
-
-# Each file of this folder, and what needs it.
-AREAS = {
-    "aot": "convert, codegen=False, looking at plans, search",
-    "aten": "native products of INT8, graphs as text",
-    "codegen": "compile --offline",
-    "descriptions": "every rewrite: it tells parameters, inputs and gradients apart",
-    "dynamo": "qgraph.compile, convert",
-    "fake": "models without weights",
-    "inductor": "qgraph.compile with code generation",
-    "meta": "every pass",
-    "modules": "qgraph.compile, parameters stored in one dtype and used in another",
-    "standin": "compile --offline",
-    "stepping": "quantized optimizer states under a scheduler",
-    "symbolic": "models compiled for sizes that change",
-}
-
 
 NAMES: tuple[Name, ...] = (
     *names_in(
@@ -325,15 +310,8 @@ NAMES: tuple[Name, ...] = (
 
 
 def is_there(path: str) -> bool:
-    """Whether the installed torch has a name of the list.
-
-    Raises: KeyError if the list does not have it.
-    """
-    known = {name.path for name in NAMES}
-    if path not in known:
-        raise KeyError(f"{path} is not in the table of private names")
-    try:
-        find(path)
-    except AttributeError:
-        return False
-    return True
+    """Whether the installed torch has a name of the list; one that is not in it is a KeyError."""
+    with suppress(AttributeError):
+        find({name.path: name.path for name in NAMES}[path])
+        return True
+    return False

@@ -34,7 +34,7 @@ from qgraph.ops.native.int8 import MAX_SUMMED
 from qgraph.ops.observe import Record, Recorder, make_recorder
 from qgraph.ops.quantizing import codes, element_steps
 from qgraph.ops.shared import know_group
-from qgraph.ops.work import Call, How, Kernel, Known, Multiply, Quantize, Rotate, Wanted
+from qgraph.ops.work import How, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
     "DEVICES",

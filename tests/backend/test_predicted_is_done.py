@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch._subclasses import FakeTensorMode
 from torch.fx import Graph
 
+from qgraph.compat.fake import FakeTensorMode
 from qgraph.doors.aot import Capture, capture
 from qgraph.models.examples import example_inputs
 from qgraph.ops import DEVICES, at_hand, choose, find_device, machine_of
-from qgraph.passes import Plan, Site, find_sites, multiply_of, plan_sites, rewrite
+from qgraph.passes import Plan, Site, find_sites, multiply_of, plan_sites
 from qgraph.passes.graph.places import Layer
 from qgraph.passes.model.attention import quantizes_attention
 from qgraph.policy import Policy, load_policy, load_policy_text
@@ -23,6 +23,7 @@ from qgraph.policy.file.load import RECIPES
 from qgraph.predict.offline.retarget import move_to_gpu
 from qgraph.predict.offline.standin import standing_in
 from qgraph.predict.speed import runs_as
+from tests.passes.graphs import rewrite
 
 pytest.importorskip("triton")
 NAMES = sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if "yaml" in file.name)

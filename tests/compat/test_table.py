@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from qgraph.compat import dynamo
-from qgraph.compat.names import Name, find
-from qgraph.compat.table import AREAS, NAMES, is_there
+from qgraph.compat.names import AREAS, Name, find
+from qgraph.compat.table import NAMES, is_there
 from tests.compat.inventory import areas, is_used, paths_used, words_used
 
 VERSION = torch.__version__
@@ -95,7 +95,7 @@ def test_torch_has_what_it_is_to_have(name: Name) -> None:
 def test_a_name_that_is_gone_is_missed(path: str) -> None:
     with pytest.raises(AttributeError):
         find(path)
-    with pytest.raises(KeyError, match="is not in the table"):
+    with pytest.raises(KeyError):
         is_there(path)
     with pytest.raises(AttributeError):
         find(path)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from qgraph.doors.aot import Capture, capture, compile_capture
 from qgraph.doors.partition import cut
-from qgraph.passes import graph_text, rewrite
+from qgraph.passes import graph_text
 from qgraph.policy import load_policy
+from tests.passes.graphs import rewrite
 
 Kept = Counter[tuple[tuple[int, ...], torch.dtype]]
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from qgraph.ops import DEVICES, at_hand, find_device
-from qgraph.passes import Report, read_report, report_json, report_text, rewrite
+from qgraph.passes import Report, names_of, read_report, report_json, report_text, run_passes
 from qgraph.passes.step import Target
 from qgraph.policy import Policy, load_policy_text
 from qgraph.predict.offline.retarget import move_to_gpu
 from qgraph.predict.offline.standin import standing_in
 from tests.passes.graphs import HEAD, Shared, captured, policy
 
+EVERY_PASS = names_of("joint", "lower", "watch")
 needs_compiler = pytest.mark.skipif(
     at_hand("cpu").no_compiler is not None, reason="no C++ compiler"
 )
@@ -25,12 +26,12 @@ def report_on(device: str, chosen: Policy, target: Target = "emulate") -> Report
     """What a report says of two linear layers compiled for a device."""
     found, report = captured(Shared(64), (64, 64)), Report(policy=chosen)
     if device == "cpu":
-        report.add(rewrite(found.graph, chosen, found.facts, target=target))
+        report.add(run_passes(found.step(chosen, target), EVERY_PASS))
         return report
     pytest.importorskip("triton")
     move_to_gpu(found.graph)
     with standing_in(find_device(device)):
-        report.add(rewrite(found.graph, chosen, found.facts, target=target))
+        report.add(run_passes(found.step(chosen, target), EVERY_PASS))
     return report
 
 
