@@ -27,8 +27,8 @@ from qgraph.passes.pipeline import PASSES, names_of, run_passes
 from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.entries import (
     Entry,
-    OperandEntry,
     Report,
+    ReportedOperand,
     make_totals,
     read_report,
     report_json,
@@ -52,12 +52,12 @@ __all__ = [
     "Halves",
     "Layer",
     "Operand",
-    "OperandEntry",
     "Pass",
     "Plan",
     "Processes",
     "Quantizer",
     "Report",
+    "ReportedOperand",
     "SavedTensor",
     "Site",
     "Split",

@@ -17,7 +17,7 @@ from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unus
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperandEntry:
+class ReportedOperand:
     """One operand as it is computed: its kind, format (`high` or a text form), and what goes with it.
 
     `kernel` is what quantizes it: see `kernel_of`. It is empty of an operand that is high, and in
@@ -42,7 +42,7 @@ class Entry:
     op: str
     role: str
     operand_kinds: tuple[str, ...]
-    operands: tuple[OperandEntry, ...]
+    operands: tuple[ReportedOperand, ...]
     shape: tuple[int, int, int, int]  # batch, m, n, k
     flops: int
     dtype: str
@@ -158,7 +158,7 @@ def make_entry(plan: Plan) -> Entry:
         role=site.role,
         operand_kinds=site.operand_kinds,
         operands=tuple(
-            OperandEntry(
+            ReportedOperand(
                 kind=operand.kind,
                 format=str(policy.format or "high"),
                 rounding=str(policy.rounding),
@@ -243,7 +243,7 @@ def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in product.items()
         }
-        fields["operands"] = tuple(OperandEntry(**operand) for operand in product["operands"])
+        fields["operands"] = tuple(ReportedOperand(**operand) for operand in product["operands"])
         report.products[(number,)] = Entry(**fields)
     return report
 

@@ -10,7 +10,7 @@ from qgraph.tools.show.picture import Box, Picture
 from qgraph.tools.show.sites import formula
 
 if TYPE_CHECKING:
-    from qgraph.passes import Entry, OperandEntry
+    from qgraph.passes import Entry, ReportedOperand
 
 _SIGNS = {
     "te": "Transformer Engine's signs",
@@ -51,7 +51,7 @@ def draw_site(entry: Entry, policy: Policy) -> Picture:
     return Picture(columns=steps_of(entry, policy), product=product)
 
 
-def _steps(operand: OperandEntry, transform: Transform | None, dtype: str) -> list[Box]:
+def _steps(operand: ReportedOperand, transform: Transform | None, dtype: str) -> list[Box]:
     boxes = []
     if operand.transform and transform is not None:
         lines: tuple[str, ...] = (

@@ -12,7 +12,7 @@ from qgraph.formats import find_element, parse_format
 from qgraph.policy import ROLES, Match
 
 if TYPE_CHECKING:
-    from qgraph.passes import Entry, OperandEntry
+    from qgraph.passes import Entry, ReportedOperand
 
 
 def site_names(entries: Sequence[Entry]) -> dict[str, Entry]:
@@ -112,7 +112,7 @@ def uses(entry: Entry, format: str) -> bool:
     return entry.status == "quantized" and any(_is(operand, wanted) for operand in entry.operands)
 
 
-def _is(operand: OperandEntry, wanted: str) -> bool:
+def _is(operand: ReportedOperand, wanted: str) -> bool:
     return operand.format == wanted or operand.format.startswith(f"{wanted}/")
 
 
