@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from qgraph.errors import GraphError
 from qgraph.ops import state
+from qgraph.policy import ROLES
 
 BUFFER = "qgraph_amax_history"
-ROLES = ("fprop", "dgrad", "wgrad")
 PRODUCTS = 4  # of one role in one module that have rows of their own; more share them
 
 
