@@ -36,7 +36,7 @@ def own_seed(graph: Graph, processes: Processes | None, *, in_forward: bool = Tr
 
 
 def _find(graph: Graph, target: object) -> Node | None:
-    return next(iter(graph.find_nodes(op="call_function", target=target)), None)
+    return next(iter(graph.find_nodes(op="call_function", target=target)), None)  # type: ignore[arg-type]
 
 
 def _after(graph: Graph, seed: Node, target: object, argument: object) -> Node:

@@ -191,20 +191,19 @@ def _changing(tree: ast.Module) -> set[str]:
         name for name, value in made.items()
         if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in _MAKERS
     }  # fmt: skip
-    for function in tree.body:  # what a module does to its own names at import is data
-        for node in (
-            ast.walk(function) if isinstance(function, (ast.FunctionDef, ast.ClassDef)) else ()
+    # What a module does to its own names at import is data.
+    functions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    for inside in (n for function in functions for n in ast.walk(function)):
+        if isinstance(inside, ast.Global):
+            changing |= {*inside.names}
+        elif isinstance(inside, ast.Subscript) and isinstance(inside.ctx, (ast.Store, ast.Del)):
+            changing |= {ast.unparse(inside.value)} & {*made}
+        elif (
+            isinstance(inside, ast.Call)
+            and isinstance(inside.func, ast.Attribute)
+            and inside.func.attr in _CHANGES
         ):
-            if isinstance(node, ast.Global):
-                changing |= {*node.names}
-            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
-                changing |= {ast.unparse(node.value)} & {*made}
-            elif (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in _CHANGES
-            ):
-                changing |= {ast.unparse(node.func.value)} & {*made}
+            changing |= {ast.unparse(inside.func.value)} & {*made}
     return changing
 
 

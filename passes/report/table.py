@@ -116,12 +116,12 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
         yield f"note: {count} products: {note}"
     if report.lookups:
         yield f"note: rows of a table picked by number, no product: {', '.join(sorted(report.lookups))}"
-    for rule in report.policy.functions:
-        if count := report.replaced[rule.text]:
-            yield f"{rule.text}: {count} sites"
+    for use in report.policy.functions:
+        if count := report.replaced[use.text]:
+            yield f"{use.text}: {count} sites"
         else:
             yield (
-                f"warning: functions: {rule.text}: no {rule.function} of the captured graphs is one it names "
+                f"warning: functions: {use.text}: no {use.function} of the captured graphs is one it names "
                 "(fused attention computes its own)"
             )
     lowered = Counter(entry.lowering for entry in entries if entry.lowering)

@@ -71,7 +71,7 @@ def calibrate(
                 for weight in (layer.weight, solution.weight)
             ]
             with torch.no_grad():
-                model.get_submodule(name).weight.copy_(solution.weight)  # type: ignore[operator, union-attr]
+                model.get_submodule(name).weight.copy_(solution.weight)  # type: ignore[operator]
             found.append(
                 Calibrated(
                     module=name,

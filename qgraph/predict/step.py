@@ -80,7 +80,7 @@ def outline_config(
     kind: Any, config: Any, policy: Policy, *, batch: int, length: int, whole: bool = False
 ) -> StepOutline:
     """Return the training step of the model of class `kind` that `config` describes; see `outline_step`."""
-    size = {"batch": batch, "length": length, "few": not whole}
+    size: dict[str, Any] = {"batch": batch, "length": length, "few": not whole}
     found = _outline(*capture_step(kind, config, None, **size))
     fused = [site for site in found.sites if site.op == "sdpa"]
     if any(quantizes_attention(policy, _layer(site)) for site in fused):
@@ -111,7 +111,8 @@ def _outline(shapes: Shapes, captured: Capture) -> StepOutline:
     ]
     traffic: Counter[int | None] = Counter()
     for number, moved in elementwise_traffic(captured.graph, captured.facts).items():
-        traffic.update(dict.fromkeys(shapes.stand_for.get(number, (number,)), moved))
+        blocks_alike = (number,) if number is None else shapes.stand_for.get(number, (number,))
+        traffic.update(dict.fromkeys(blocks_alike, moved))
     blocks = shapes.size or max((site.block_count or 0 for site in sites), default=0)
     return StepOutline(
         sites=tuple(sites),
@@ -124,8 +125,9 @@ def _outline(shapes: Shapes, captured: Capture) -> StepOutline:
 
 
 def _site_in(shapes: Shapes, site: Site, block: int | None, number: int) -> Site:
-    place = {} if block is None else {"block": block, "module": shapes.path_in(block, site.module)}
-    return replace(site, number=number, **place)
+    if block is None:
+        return replace(site, number=number)
+    return replace(site, number=number, block=block, module=shapes.path_in(block, site.module))
 
 
 def _at(numbers: dict[int | None, int], block: int | None) -> int:

@@ -158,11 +158,11 @@ def test_a_launch_is_rated_by_what_it_multiplies() -> None:
     size = torch.Size((256, 64))
     found = product_launch(size, size, torch.bfloat16, False, machine_of(chip))
     nothing: Any = None
-    compiler = _Compiler(chip=chip, blueprint=nothing, modules={}, machine_code=False, compiled={})
+    compiler = _Compiler(chip=chip, shapes=nothing, modules={}, machine_code=False, compiled={})
     common = {"half": "forward", "nodes": (), "place": "", "count": 1}
     for unit in ("fp4", "fp8", "bf16"):
         work = compiler._launched(replace(found, unit=unit), common).work
-        assert (work.kind, work.rate) == (unit, chip.peaks[unit])  # type: ignore[index]
+        assert (work.kind, work.rate) == (unit, chip.peaks[unit])
     assert found.unit == "fp4"
     other = compiler._launched(replace(found, flops=0), common).work
     assert (other.kind, other.rate) == ("", 0)

@@ -26,7 +26,7 @@ class Small(nn.Module):
         self.up, self.down, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.down(self.up(x).relu())).square().sum()
+        return torch.sum(self.head(self.down(self.up(x).relu())).square())
 
 
 def chosen(step: str = "{clip: {steps: 20}}") -> Policy:

@@ -33,7 +33,7 @@ class Attention(nn.Module):
             weights = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
         else:
             weights = self.softmax(scores) if self.way == "module" else scores.softmax(-1)
-        return weights.to(v.dtype) @ v
+        return torch.matmul(weights.to(v.dtype), v)
 
 
 class Two(nn.Module):
@@ -42,7 +42,7 @@ class Two(nn.Module):
         self.first, self.second = Attention(way), Attention(way)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x)).square().sum()
+        return torch.sum(self.second(self.first(x)).square())
 
 
 def model(way: str) -> Two:
