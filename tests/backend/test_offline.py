@@ -163,7 +163,7 @@ def test_a_launch_is_rated_by_what_it_multiplies() -> None:
     common = {"half": "forward", "nodes": (), "place": "", "count": 1}
     for unit in ("fp4", "fp8", "bf16"):
         work = compiler._launched(replace(found, unit=unit), common).work
-        assert (work.kind, work.rate) == (unit, chip.peaks[unit])  # type: ignore[index]
+        assert (work.kind, work.rate) == (unit, chip.peaks[unit])
     assert found.unit == "fp4"
     other = compiler._launched(replace(found, flops=0), common).work
     assert (other.kind, other.rate) == ("", 0)
