@@ -47,8 +47,8 @@ def cost(
     native runs them on such a device; what its matrix unit could multiply besides is said apart. What
     is assumed is printed. JSON keys: model, policy, device, batch, length, parameters, blocks, captured,
     flops, lines, split, relative, speeds, memory (bytes), time (seconds), speedup, products_speedup,
-    unit (time, speedup and products_speedup if the matrix unit multiplied all that it takes), fits,
-    assumptions, unused_rules.
+    unit (time, memory, speedup and products_speedup if the matrix unit multiplied all that it takes),
+    fits, assumptions, unused_rules.
     """
     chosen, chip, relative = load_policy(policy), find_device(device), read_speeds(speeds)
     with progress(3) as step:
@@ -185,9 +185,9 @@ def _assumptions(found: dict[str, Any], source: str) -> list[str]:
         ),
         (
             f"assumed: bf16 weights of {assumed['weight_bytes']} bytes, or their codes where all products "
-            f"read codes; master weights {assumed['master_bytes']}, gradients {assumed['gradient_bytes']}, "
-            f"AdamW {assumed['optimizer_bytes']} bytes; activations as torch's partitioner keeps them, as "
-            "codes where nothing but quantized products reads them"
+            f"multiply codes; master weights {assumed['master_bytes']}, gradients "
+            f"{assumed['gradient_bytes']}, AdamW {assumed['optimizer_bytes']} bytes; activations as torch's "
+            "partitioner keeps them, as codes where nothing but products of codes reads them"
         ),
         f"assumed: {blocks}",
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -79,8 +79,8 @@ def cost(
 
     Keys: `lines` (see `CostLine`), `flops`, `split` (forward FLOPs of the blocks' parts, as shares),
     `relative` (cost of the blocks' products at `speeds`, bf16 being 1), `memory` and `time` (each with
-    `high` and `policy`), `speedup`, `products_speedup`, `fits`, `assumptions`; `unit` (`time`, `speedup`
-    and `products_speedup` if the matrix unit multiplied all that it takes).
+    `high` and `policy`), `speedup`, `products_speedup`, `fits`, `assumptions`; `unit` (`time`, `memory`,
+    `speedup` and `products_speedup` if the matrix unit multiplied all that it takes).
     """
     machine = machine_of(device)
 
@@ -99,7 +99,7 @@ def cost(
     could = _times(step, plans, unit, device, assumed)
     memory = {
         "high": _memory(step, high, assumed),
-        "policy": _memory(step, plans, assumed),
+        "policy": _memory(step, _codes_alone(plans, runs), assumed),
     }
     blocks = [plan for plan in plans if plan.site.block is not None]
     return {
@@ -111,7 +111,11 @@ def cost(
         "memory": memory,
         "time": times,
         **_faster(times["high"], times["policy"]),
-        "unit": {"time": could, **_faster(times["high"], could)},
+        "unit": {
+            "time": could,
+            "memory": _memory(step, _codes_alone(plans, unit), assumed),
+            **_faster(times["high"], could),
+        },
         "fits": sum(memory["policy"].values()) <= device.memory,
         "assumptions": asdict(assumed),
     }
@@ -235,6 +239,11 @@ def _below_reshapes(node: Node) -> Node:
     while node.op == "call_function" and node.target in RESHAPES:
         node = argument_node(node, 0)
     return node
+
+
+def _codes_alone(plans: Sequence[Plan], runs: Runs) -> list[Plan]:
+    """Return the plans with those products high whose values are multiplied: nothing is kept as codes."""
+    return [plan if runs(plan) != "bf16" else replace(plan, operands=()) for plan in plans]
 
 
 def _memory(step: StepOutline, plans: Sequence[Plan], assumed: Assumptions) -> dict[str, float]:

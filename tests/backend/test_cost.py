@@ -157,12 +157,15 @@ def test_bytes_counted_by_hand() -> None:
     for time, bytes in ((found["time"]["policy"], 2), (found["unit"]["time"], 8.25 / 8)):
         moved = elements * (2 + bytes)
         assert time["quantization"] == pytest.approx(moved / (0.8 * device.bandwidth))
-    memory = found["memory"]
+    memory, unit = found["memory"], found["unit"]["memory"]
     whole = sum(step.parameters.values())
+    # Where values are multiplied nothing is kept as codes.
+    assert memory["high"] == memory["policy"]
     assert memory["high"]["weights"] == 2 * whole
     # Two sets of codes, 8.25 bits each, take a little more than one in bf16.
-    assert memory["policy"]["weights"] == pytest.approx(2 * whole + weights * (2 * 8.25 / 8 - 2))
-    square = at(step, load_policy_text(HEAD + "  - {fprop: {weight: nvfp4_tile}}"))["memory"]
+    assert unit["weights"] == pytest.approx(2 * whole + weights * (2 * 8.25 / 8 - 2))
+    tile = "  - {match: {op: linear}, fprop: {input: nvfp4, weight: nvfp4_tile}}"
+    square = at(step, load_policy_text(HEAD + tile))["memory"]
     assert square["policy"]["weights"] == pytest.approx(
         2 * whole + weights * (4 + 8 / 256) / 8  # and the bf16 copy that dgrad reads
     )

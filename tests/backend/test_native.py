@@ -16,7 +16,15 @@ from qgraph.compat.fake import FakeTensorMode
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.numerics.storage import as_torch, unswizzle
-from qgraph.ops import MAX_SUMMED, Machine, at_hand, find_device, forget_machines
+from qgraph.ops import (
+    MAX_SUMMED,
+    Machine,
+    Quantize,
+    at_hand,
+    choose,
+    find_device,
+    forget_machines,
+)
 from qgraph.ops.cpu import build
 from qgraph.ops.cpu.codes import codes_of_matrix
 from qgraph.ops.native.scaled import RECIPES, laid_out
@@ -48,6 +56,8 @@ def test_the_fast_codes_are_those_of_the_definition(text: str, kind: str) -> Non
     for x in (DATA[kind], DATA[kind].mT, DATA[kind][:, ::3], DATA[kind].bfloat16()):
         for axis in (-1, -2):
             codes, scales, whole = numerics.quantize(x, fmt, axis)
+            work = Quantize(format=fmt, wanted="codes", dtype=x.dtype)
+            assert choose(work, at_hand("cpu")).kernel.name == "cpu codes"
             fast = codes_of_matrix(x, fmt, axis)
             assert same_bits(fast[1], scales)
             live = scales.isfinite().expand(codes.shape)  # elsewhere no code stands for anything

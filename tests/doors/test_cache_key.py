@@ -28,7 +28,12 @@ def test_every_file_of_code_is_in_the_key() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["passes/lower/fuse_rotations.py", "numerics/cast.py", "ops/cpu/cpu.cpp", "passes/graph/__init__.py"],
+    [
+        "passes/lower/fuse_rotations.py",
+        "numerics/cast.py",
+        "ops/cpu/cpu.cpp",
+        "passes/graph/__init__.py",
+    ],
 )
 def test_a_change_at_any_depth_changes_the_key(file: str, tmp_path: Path) -> None:
     copy = tmp_path / "qgraph"
