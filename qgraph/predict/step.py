@@ -83,12 +83,15 @@ def outline_config(
     kind: Any, config: Any, policy: Policy, *, batch: int, length: int, whole: bool = False
 ) -> StepOutline:
     """Return the training step of the model of class `kind` that `config` describes; see `outline_step`."""
-    size = {"batch": batch, "length": length, "few": not whole}
-    found = _outline(*capture_step(kind, config, None, **size))
+
+    def outline(taken_as: Policy | None) -> StepOutline:
+        few = not whole
+        return _outline(*capture_step(kind, config, taken_as, batch=batch, length=length, few=few))
+
+    found = outline(None)
     fused = [site for site in found.sites if site.op == "sdpa"]
-    if any(quantizes_attention(policy, _layer(site)) for site in fused):
-        return _outline(*capture_step(kind, config, load_policy_text(_APART), **size))
-    return found
+    apart = any(quantizes_attention(policy, _layer(site)) for site in fused)
+    return outline(load_policy_text(_APART)) if apart else found
 
 
 def _layer(site: Site) -> Layer:
@@ -115,7 +118,8 @@ def _outline(shapes: Shapes, captured: Capture) -> StepOutline:
     ]
     traffic: Counter[int | None] = Counter()
     for number, moved in elementwise_traffic(captured.graph, captured.facts).items():
-        traffic.update(dict.fromkeys(shapes.stand_for.get(number, (number,)), moved))
+        alike = [number] if number is None else shapes.stand_for.get(number, [number])
+        traffic.update(dict.fromkeys(alike, moved))
     blocks = shapes.size or max((site.block_count or 0 for site in sites), default=0)
     return StepOutline(
         sites=tuple(sites),
@@ -128,8 +132,9 @@ def _outline(shapes: Shapes, captured: Capture) -> StepOutline:
 
 
 def _site_in(shapes: Shapes, site: Site, block: int | None, number: int) -> Site:
-    place = {} if block is None else {"block": block, "module": shapes.path_in(block, site.module)}
-    return replace(site, number=number, **place)
+    if block is None:
+        return replace(site, number=number)
+    return replace(site, number=number, block=block, module=shapes.path_in(block, site.module))
 
 
 def _at(numbers: dict[int | None, int], block: int | None) -> int:

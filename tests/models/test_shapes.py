@@ -101,7 +101,6 @@ def test_paths_are_those_of_the_whole_model() -> None:
     for outside in ("lm_head", "model.layers", "model.norm"):
         assert found.whole_path(outside) == outside
         assert found.stands(outside) == (None,)
-        assert found.path_in(None, outside) == outside
 
 
 def test_a_policy_divides_blocks_by_their_rules() -> None:
@@ -167,7 +166,7 @@ class Blocks(hf.PreTrainedModel):
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, 16)
         self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(config.num_hidden_layers))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, **_: Any) -> Any:
         x = self.embed(input_ids)
