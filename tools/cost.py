@@ -173,7 +173,9 @@ def _assumptions(found: dict[str, Any], source: str) -> list[str]:
     assumed = found["assumptions"]
     blocks = f"all {found['blocks']} blocks captured"
     if found["captured"] < found["blocks"]:
-        blocks = f"{found['captured']} of {found['blocks']} equal blocks captured, the middle one repeated"
+        blocks = (
+            f"{found['captured']} of {found['blocks']} blocks captured, equal ones between repeated"
+        )
     return [
         (
             f"assumed: dense peaks of the {source}, {100 * assumed['matrix_efficiency']:.0f}% reached; "

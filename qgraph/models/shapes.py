@@ -80,10 +80,10 @@ class Shapes:
         number = self._number(path)
         return (None,) if number is None else self.stand_for[number]
 
-    def path_in(self, block: int | None, path: str) -> str:
+    def path_in(self, block: int, path: str) -> str:
         """Return the path of the module in `block` that the one at `path` stands for."""
         number = self._number(path)
-        return path if number is None or block is None else self._renumbered(path, number, block)
+        return path if number is None else self._renumbered(path, number, block)
 
     def _renumbered(self, path: str, old: int, new: int) -> str:
         return f"{self.stack}.{new}{path.removeprefix(f'{self.stack}.{old}')}"

@@ -80,12 +80,15 @@ def outline_config(
     kind: Any, config: Any, policy: Policy, *, batch: int, length: int, whole: bool = False
 ) -> StepOutline:
     """Return the training step of the model of class `kind` that `config` describes; see `outline_step`."""
-    size: dict[str, Any] = {"batch": batch, "length": length, "few": not whole}
-    found = _outline(*capture_step(kind, config, None, **size))
+
+    def outline(taken_as: Policy | None) -> StepOutline:
+        few = not whole
+        return _outline(*capture_step(kind, config, taken_as, batch=batch, length=length, few=few))
+
+    found = outline(None)
     fused = [site for site in found.sites if site.op == "sdpa"]
-    if any(quantizes_attention(policy, _layer(site)) for site in fused):
-        return _outline(*capture_step(kind, config, load_policy_text(_APART), **size))
-    return found
+    apart = any(quantizes_attention(policy, _layer(site)) for site in fused)
+    return outline(load_policy_text(_APART)) if apart else found
 
 
 def _layer(site: Site) -> Layer:
