@@ -22,6 +22,7 @@ from qgraph.policy import Policy, load_policy, recipe_names, unused_rules
 from qgraph.policy.groups import GROUPS
 from qgraph.policy.selector import ROLES, Group
 from tests.backend.models import make_llama, token_batch
+from tests.cases import mostly_full
 from tests.policy.sites import stack
 
 PARTS = {name: Group(name=name, modules=globs) for name, globs in GROUPS.items()}
@@ -67,7 +68,11 @@ def test_the_page_says_what_the_report_says(recipe: str, captured: Capture) -> N
     assert not [entry for entry in others if entry.status == "quantized"]
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+# A stash, optimizer states, amax histories, integers, parameters, a schedule, signs of each step.
+TELLING = ("dsq", "efficient_m4", "fp8_lm", "int8", "layercast", "nvfp4_late", "quartet")
+
+
+@pytest.mark.parametrize("recipe", mostly_full(recipe_names(), TELLING))
 def test_a_recipe_trains_with_all_of_its_keys(recipe: str) -> None:
     torch._dynamo.reset()
     policy = load_policy(recipe)

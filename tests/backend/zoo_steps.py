@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import Tensor, nn
-from torch._functorch.aot_autograd import aot_compile_joint_with_descriptors
+from torch._functorch._aot_autograd.descriptors import (
+    GradAOTOutput,
+    ParamAOTInput,
+    PlainAOTOutput,
+    TangentAOTInput,
+)
+from torch.fx import Interpreter
 
 import qgraph
-from qgraph.backend.aot import capture
+from qgraph.backend.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, insert_check, rewrite
 from qgraph.policy import load_policy
@@ -54,22 +59,32 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
             qgraph.compile(model, recipe, codegen=False)
             yield recipe, _run(model, model, inputs, qgraph.coverage(model))
         return
-    module, metadata = captured.joint.graph_module, captured.joint._aot_state.fw_metadata
-    parts = (captured.module.named_parameters(), captured.module.named_buffers())
-    state = [value for part in parts for _, value in part]
+    joint = captured.graph
     for recipe in recipes:
-        # Compiling uses both up.
-        captured.joint.graph_module = copy.deepcopy(module)
-        captured.joint._aot_state.fw_metadata = copy.copy(metadata)
+        captured.joint.graph_module.graph = copy.deepcopy(joint)  # the passes edit it in place
         report = Report(policy=load_policy(recipe))
         plans = rewrite(captured.graph, report.policy, captured.facts)
         report.checked += insert_check(captured.graph, plans, next(_NUMBERS))
         report.add(plans)
-        captured.joint.graph_module.recompile()
-        compiled = aot_compile_joint_with_descriptors(
-            captured.joint, partition_fn=min_cut_rematerialization_partition
-        )
-        yield recipe, _run(model, lambda call=compiled, **kw: call(*state, **kw), inputs, report)
+        yield recipe, _run_joint(captured, inputs, report)
+
+
+def _run_joint(captured: Capture, inputs: dict[str, Any], report: Report) -> Step:
+    """Run forward and backward as the one graph they are: no cut between them is needed here."""
+    values = [*captured.module.parameters(), *captured.module.buffers(), *inputs.values()]
+    for node in captured.graph.find_nodes(op="placeholder")[len(values) :]:
+        like = node.meta["val"]
+        is_loss = node.meta["desc"] == TangentAOTInput(PlainAOTOutput(0))
+        values.append(torch.full(like.shape, float(is_loss), dtype=like.dtype))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = Interpreter(captured.joint.graph_module).run(*values, enable_io_processing=False)
+    (output,) = captured.graph.find_nodes(op="output")
+    results = dict(zip(output.meta["desc"], found, strict=True))
+    names = zip(captured.module.named_parameters(), captured.parameters, strict=True)
+    gradients = {own: results[GradAOTOutput(ParamAOTInput(name))] for (name, _), own in names}
+    kept = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    return Step(loss=results[PlainAOTOutput(0)], gradients=kept, report=report)
 
 
 def _run(model: nn.Module, call: Any, inputs: dict[str, Any], report: Report | None) -> Step:

@@ -12,9 +12,16 @@ from qgraph.ops import cpu_build, describe_lowering
 from tests.ops.digest import digest
 
 ROOT = Path(__file__).parents[2]
-needs_compiler = pytest.mark.skipif(
-    cpu_build.why_unavailable() is not None, reason="no C++ compiler"
-)
+
+
+@pytest.fixture
+def _compiler() -> None:
+    """Not asked before a test runs: the answer takes a build."""
+    if (why := cpu_build.why_unavailable()) is not None:
+        pytest.skip(why)
+
+
+needs_compiler = pytest.mark.usefixtures("_compiler")
 
 
 def report(**changes: str | None) -> list[str]:
