@@ -26,6 +26,13 @@ def make_llama(**changes: Any) -> LlamaForCausalLM:
     return model
 
 
+def one_block() -> tuple[LlamaForCausalLM, dict[str, Tensor]]:
+    """The Llama that tests compile with Inductor: what they share is compiled once, whatever the policy."""
+    ids = token_batch(2, 32)
+    model = make_llama(num_hidden_layers=1, vocab_size=256)  # of bytes: commands take it too
+    return model, {"input_ids": ids, "labels": ids}
+
+
 def make_bert() -> BertForSequenceClassification:
     """A BERT of one block without dropout, ready to train."""
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from qgraph.passes import Report, make_rows, make_totals, report_text
 from qgraph.passes.report.entries import Entry
 from qgraph.policy import load_policy
 from tests.backend.architectures import MODELS, make
+from tests.cases import mostly_full
 
 # How many products one line of graph text holds, written apart from the library's own list.
 PRODUCT = re.compile(
@@ -31,7 +32,11 @@ def identity(entry: Entry) -> tuple[object, ...]:
     return (entry.module, entry.role, entry.op, entry.shape, entry.operands, entry.status)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# Weights read transposed, experts, a scan, convolutions: the zoo has the others' like.
+TELLING = ("gpt2", "mixtral", "mamba2", "resnet")
+
+
+@pytest.fixture(scope="module", params=mostly_full(MODELS, TELLING))
 def both(request: pytest.FixtureRequest) -> tuple[Conversion, Report, float]:
     """One model through both front doors: what each found, and the loss of one step."""
     torch._dynamo.reset()

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 import qgraph
 from qgraph.doors.jit import dynamo_backend
@@ -118,43 +121,49 @@ def test_a_module_of_torchs_own_is_not_silently_left_high(make: type[nn.Module])
     assert qgraph.coverage(model).quantized
 
 
+Runs = dict[str, dict[str, Any]]
 PROGRAM = """
 import json, sys
-import torch, qgraph
-from torch._dynamo.utils import counters
-from tests.backend.test_cache import _model, _run
-found = {}
-for name in sys.argv[1:]:
-    counters.clear()
-    model = qgraph.compile(_model(), name)
-    output, gradient = _run(model)
-    found[name] = {
-        "output": output.tolist(), "gradient": gradient.tolist(),
-        "products": len(qgraph.coverage(model).entries),
-        "quantized": len(qgraph.coverage(model).quantized),
-        "hits": counters["inductor"]["fxgraph_cache_hit"],
-        "misses": counters["inductor"]["fxgraph_cache_miss"],
-    }
-print(json.dumps(found))
+from tests.backend.test_cache import run_each
+print(json.dumps(run_each(*sys.argv[1:])))
 """
 
 
-Runs = dict[str, dict[str, Any]]
+def run_each(*names: str) -> Runs:
+    """Run one step under each policy; return what it gave, and what came from the cache of graphs."""
+    found = {}
+    for name in names:
+        counters.clear()
+        model = qgraph.compile(_model(), name)
+        output, gradient = _run(model)
+        found[name] = {
+            "output": output.tolist(), "gradient": gradient.tolist(),
+            "products": len(qgraph.coverage(model).entries),
+            "quantized": len(qgraph.coverage(model).quantized),
+            "hits": counters["inductor"]["fxgraph_cache_hit"],
+            "misses": counters["inductor"]["fxgraph_cache_miss"],
+        }  # fmt: skip
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
-    """What two processes, one after the other, got from one cache on disk, empty at first."""
-    cache = str(tmp_path_factory.mktemp("inductor"))
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
+    """What this process, and one after it, got from one cache on disk, of graphs empty at first.
 
-    def process(*names: str) -> Runs:
-        command = [sys.executable, "-c", PROGRAM, *names]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found: Runs = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return process("nvfp4", "high"), process("nvfp4_naive", "high", "nvfp4")
+    What Inductor asked the C++ compiler of this machine, and machine code by its source, is there.
+    """
+    cache = tmp_path_factory.mktemp("inductor")
+    for path in Path(cache_dir()).iterdir():
+        if path.name not in ("fxgraph", "aotautograd"):
+            (cache / path.name).symlink_to(path)
+    torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        patch.setenv("PYTHONPATH", os.getcwd())
+        first = run_each("nvfp4", "high")
+        command = [sys.executable, "-c", PROGRAM, "nvfp4_naive", "high", "nvfp4"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return first, json.loads(done.stdout.splitlines()[-1])
 
 
 def test_processes_that_share_a_cache_on_disk_keep_policies_apart(

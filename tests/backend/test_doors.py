@@ -16,13 +16,12 @@ from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_model
 from qgraph.passes import names_of, run_passes
 from qgraph.policy import load_policy, load_policy_text
+from tests.backend.models import one_block
 
 
 def test_both_doors_compute_the_same_bits() -> None:
     torch._dynamo.reset()
-    model = load_model("preset:tiny-llama")
-    del model.model.layers[1:]
-    inputs = example_inputs(model, 2, 16)
+    model, inputs = one_block()
     policy = load_policy("nvfp4_naive")
     jit = qgraph.compile(copy.deepcopy(model), policy)
     torch.manual_seed(1)
@@ -45,7 +44,7 @@ def test_both_doors_compute_the_same_bits() -> None:
 
 def test_convert_returns_the_model_with_its_report_and_graphs() -> None:
     torch._dynamo.reset()
-    model = load_model("preset:tiny-llama")
+    model = load_model("preset:tiny-llama,layers=2")
     names = list(model.state_dict())
     inputs = example_inputs(model, 2, 32)
     converted = qgraph.convert(model, "nvfp4", inputs)
@@ -90,9 +89,9 @@ rules:
   - match: {module: no_such_layer}
     fprop: {input: f}
 """
-    model = load_model("preset:tiny-llama")
+    model = load_model("preset:tiny-llama,layers=2")
     with pytest.raises(
-        PolicyError, match=r"none of the model's 95 products is quantized: .*no rule matches"
+        PolicyError, match=r"none of the model's 49 products is quantized: .*no rule matches"
     ):
         analyze(model, load_policy_text(text, "p.yaml"), example_inputs(model, 1, 16))
 
@@ -108,12 +107,12 @@ rules:
   - match: {op: linear, blocks: [40]}
     fprop: {input: f}
 """
-    model = load_model("preset:tiny-llama")
+    model = load_model("preset:tiny-llama,layers=2")
     with pytest.raises(PolicyError) as caught:
         analyze(model, load_policy_text(text, "p.yaml"), example_inputs(model, 1, 16))
     assert str(caught.value) == (
         "p.yaml:7:34: rules[0].match.blocks[0]: block 40 is out of range\n"
-        "  fix: this model has 4 blocks: write 0 to 3"
+        "  fix: this model has 2 blocks: write 0 to 1"
     )
 
 

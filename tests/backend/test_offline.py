@@ -131,6 +131,7 @@ def test_a_target_without_the_format_emulates_it_and_says_why(
         assert packs == amaxes == (4 + 7 + 7) + 3
 
 
+@pytest.mark.full
 def test_a_tensor_in_fp8_is_read_once_for_the_codes_of_both_axes(
     single: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +233,7 @@ def test_a_missing_triton_is_one_message(monkeypatch: pytest.MonkeyPatch) -> Non
 TOKENS_A_SECOND, MFU, PEAK = 2973, 0.582, 312e12
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_roofline_of_a_plain_llama_agrees_with_a_published_run() -> None:
     step = compile_step(
         "preset:llama3-8b", load_policy("high"), find_device("a100"), batch=1, length=8192,

@@ -18,6 +18,7 @@ from qgraph.passes import Report, run_passes
 from qgraph.passes.report.table import operand_text
 from qgraph.policy import GROUPS, ROLES, Group, Policy, load_policy, recipe_names, unused_rules
 from tests.backend.models import make_llama, token_batch
+from tests.cases import mostly_full
 from tests.policy.sites import stack
 
 PARTS = {name: Group(name=name, modules=globs) for name, globs in GROUPS.items()}
@@ -63,7 +64,11 @@ def test_the_page_says_what_the_report_says(recipe: str, captured: Capture) -> N
     assert not [entry for entry in others if entry.status == "quantized"]
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+# A stash, optimizer states, amax histories, integers, parameters, a schedule, signs of each step.
+TELLING = ("dsq", "efficient_m4", "fp8_lm", "int8", "layercast", "nvfp4_late", "quartet")
+
+
+@pytest.mark.parametrize("recipe", mostly_full(recipe_names(), TELLING))
 def test_a_recipe_trains_with_all_of_its_keys(recipe: str) -> None:
     torch._dynamo.reset()
     policy = load_policy(recipe)

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Interpreter
 
 import qgraph
-from qgraph.doors.aot import capture, compile_capture
+from qgraph.compat import descriptions, meta
+from qgraph.doors.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, Watch, names_of, run_passes
 from qgraph.policy import load_policy
@@ -52,15 +54,34 @@ def take_steps(entry: Entry, recipes: Iterable[str]) -> Iterator[tuple[str, Step
             qgraph.compile(model, recipe, codegen=False)
             yield recipe, _run(model, model, inputs, qgraph.coverage(model))
         return
-    module, metadata = captured.joint_module, captured.joint._aot_state.fw_metadata
+    joint = captured.graph
     for recipe in recipes:
-        # Compiling uses both up.
-        captured.joint.graph_module = copy.deepcopy(module)
-        captured.joint._aot_state.fw_metadata = copy.copy(metadata)
+        captured.joint_module.graph = copy.deepcopy(joint)  # the passes edit it in place
         report = Report(policy=load_policy(recipe))
         rewriting = replace(captured.step(report.policy), watch=Watch(check=next(_NUMBERS)))
         report.add(run_passes(rewriting, names_of("joint", "lower", "watch")))
-        yield recipe, _run(model, compile_capture(captured, codegen=False), inputs, report)
+        yield recipe, _run_joint(captured, inputs, report)
+
+
+def _run_joint(captured: Capture, inputs: dict[str, Any], report: Report) -> Step:
+    """Run forward and backward as the one graph they are: no cut between them is needed here."""
+    values = [*captured.module.parameters(), *captured.module.buffers(), *inputs.values()]
+    for node in captured.graph.find_nodes(op="placeholder")[len(values) :]:
+        like = meta.value(node)
+        is_loss = descriptions.tangent_index(meta.description(node)) == 0
+        values.append(torch.full(like.shape, float(is_loss), dtype=like.dtype))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = Interpreter(captured.joint_module).run(*values, enable_io_processing=False)
+    (output,) = captured.graph.find_nodes(op="output")
+    results = {
+        descriptions.gradient_name(kind): value
+        for kind, value in zip(meta.description(output), found, strict=True)
+    }
+    names = zip(captured.module.named_parameters(), captured.parameters, strict=True)
+    gradients = {own: results.get(name) for (name, _), own in names}
+    kept = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    return Step(loss=found[0], gradients=kept, report=report)
 
 
 def _run(model: nn.Module, call: Any, inputs: dict[str, Any], report: Report | None) -> Step:

@@ -45,6 +45,14 @@ OTHER_FORMATS = (
     "e2m1/1x16/e4m3:4over6/fp32@quartet2", "e2m1/1x16/e4m3-eden/fp32@quartet2",
     "e2m1/1x16/e4m3@qutlass", "int8/column/fp32", "e3m4/4x8/ue5m3+ieee-down",
 )  # fmt: skip
+# Of both, one of each kind: what is asked of every format at some length is asked of these always.
+TELLING_FORMATS = (
+    "e2m1/1x16/e4m3/fp32", "e2m1/16x16/e4m3/fp32", "e2m1/3x7/e4m3/fp32", "e4m3/1x32/ue8m0-rceil",
+    "e4m3/tensor/fp32", "int8/row/fp32", "e2m1/1x16/e4m3:4over6/fp32", "int8/tensor/fp32:p99",
+    "e2m1/1x32/ue8m0-rfloor:std", "int4+asymmetric/1x32/fp32", "nf4/1x64/fp32", "log4/1x32/fp32",
+    "e5m2+overflow/1x32/fp32:fixed3", "e2m1/1x16/e4m3-stochastic/fp32", "e4m3+b140/tensor/none",
+    "e2m1/1x16/e4m3/fp32@modelopt", "e2m1/1x16/e4m3-eden/fp32@quartet2", "int8/column/fp32",
+)  # fmt: skip
 # The elements that `reference.py` and the oracles of two packages know.
 PLAIN = tuple(ELEMENTS[name] for name in ("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "int8", "int4"))
 TWO_LEVEL = tuple(f for f in FORMATS if f.endswith("e4m3/fp32"))

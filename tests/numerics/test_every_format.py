@@ -16,13 +16,15 @@ from gfloat import FormatInfo, RoundMode
 from gfloat.types import Domain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qgraph.numerics.scalar import round_number
 from torch import Tensor
 
 from qgraph.errors import FormatError
 from qgraph.formats import ROUNDINGS, FloatFormat, find_element, parse_rounding
 from qgraph.numerics import decode, encode, round_to
+from qgraph.ops.gpu.codes import codes_of
+from tests.cases import mostly_full
 from tests.numerics.data import every_exponent, law, same_bits
-from tests.numerics.scalar import codes_of, round_number
 
 FLOATS = (
     "e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "e1m2", "e3m0", "ue5m3", "ue5m3+ieee", "ue5m3+finite",
@@ -147,7 +149,15 @@ def test_every_code_decodes_as_in_gfloat_and_encodes_back(name: str) -> None:
         assert bool(decode(encode(torch.tensor([torch.nan]), fmt), fmt).isnan())
 
 
-@pytest.mark.parametrize("name", [*FLOATS, *OTHERS])
+# Signed and not, each kind of NaN and of bias, overflow and flush, and each element that is no float.
+TELLING = (
+    "e4m3", "e2m1", "ue5m3", "e4m3+ieee", "e4m3+b8+fnuz", "e5m2+overflow", "e1m0", "e2m1+flush",
+    "e2m1+b1.5", "int3", "int8+asymmetric", "fixed1.7", "nf4", "ternary", "binary", "log3",
+    "power3+a0.75", "list(-3,-1,0.5,2)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", mostly_full([*FLOATS, *OTHERS], TELLING))
 def test_every_mode_agrees_with_the_scalar_reference(name: str) -> None:
     fmt = named(name) if name in FLOATS else find_element(name_of(name))
     limits = every_exponent()[::5]

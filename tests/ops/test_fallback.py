@@ -13,7 +13,16 @@ from qgraph.ops.cpu import build
 from tests.ops.digest import digest
 
 ROOT = Path(__file__).parents[2]
-needs_compiler = pytest.mark.skipif(build.why_unavailable() is not None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def _compiler() -> None:
+    """Not asked before a test runs: the answer takes a build."""
+    if (why := build.why_unavailable()) is not None:
+        pytest.skip(why)
+
+
+needs_compiler = pytest.mark.usefixtures("_compiler")
 
 
 def report(**changes: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from qgraph.doors.artifact import new_directory
 from qgraph.errors import ArtifactError
 from tests.tools.command import run
 
+MODEL = "preset:tiny-llama,layers=2"
 GOOD = """\
 qgraph: 1
 name: mine
@@ -36,7 +37,7 @@ POLICIES = {
     "an unknown element": (("e2m1", "f2m1"), "did you mean 'e2m1'?"),
     "an unknown op": (("op: linear", "op: liner"), "did you mean 'linear'?"),
     "a one-sided rotation": (("{format: f, transform: rht}}", "f}"), "rotated on one side"),
-    "an out-of-range block": (("op: linear", "op: linear, blocks: [9]"), "this model has 4 blocks"),
+    "an out-of-range block": (("op: linear", "op: linear, blocks: [9]"), "this model has 2 blocks"),
     "too little quantized": (
         ("rules:", "coverage: {min_flops: 90%}\nrules:"),
         "of product FLOPs are quantized, 90% are demanded; left: ",
@@ -46,7 +47,7 @@ POLICIES = {
             "block: [1, 16], scale: e4m3, tensor_scale: fp32}",
             "block: [1, 48], scale: fp32}\nragged: error",
         ),
-        "32 summed elements are no multiple of 48, and 28 more",
+        "32 summed elements are no multiple of 48, and 14 more",
     ),
     "nothing quantized": (("op: linear", "module: nowhere"), "products is quantized"),
 }
@@ -60,7 +61,7 @@ def test_a_wrong_policy_is_told_with_its_place(case: str, tmp_path: Path) -> Non
     file.write_text(GOOD.replace(old, new))
     out = tmp_path / "out"
     arguments = ("--policy", str(file), "--out", str(out), "--length", "16")
-    result = run("convert", "preset:tiny-llama", *arguments)
+    result = run("convert", MODEL, *arguments)
     assert result.code == 1
     assert message in result.err
     assert f"error: {file}" in result.err
@@ -122,15 +123,16 @@ def test_a_directory_that_cannot_be_written_is_told_before_work_starts(tmp_path:
     assert "loading preset" not in result.err
 
 
+@pytest.mark.full
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     def limit() -> (
         None
-    ):  # the kernel refuses to let any file grow beyond 1 MB, as a full disk would
+    ):  # the kernel refuses to let any file grow beyond 0.1 MB, as a full disk would
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     code = "from qgraph.tools.main import main; main()"
-    arguments = ["convert", "preset:tiny-llama", "--out", str(tmp_path / "out"), "--length", "16"]
+    arguments = ["convert", MODEL, "--out", str(tmp_path / "out"), "--length", "16"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True, text=True, preexec_fn=limit, check=False, cwd=Path(__file__).parents[2],
@@ -139,6 +141,17 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "error: " in done.stderr
     assert "writing failed" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fill() -> None:
+        with new_directory(tmp_path / "out") as folder:
+            (folder / "half").write_text("written")
+            Path("/dev/full").write_text("no more")  # "No space left on device"
+
+    with pytest.raises(ArtifactError, match="writing failed: No space left"):
+        fill()
     assert not list(tmp_path.iterdir())
 
 

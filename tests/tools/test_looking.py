@@ -86,7 +86,10 @@ def _plan(product: dict[str, object]) -> tuple[object, ...]:
     return tuple(json.dumps(product[key]) for key in keys)
 
 
-@pytest.mark.parametrize(("out", "policy"), [("four", "four.yaml"), ("eight", "eight.yaml")])
+@pytest.mark.parametrize(
+    ("out", "policy"),
+    [("four", "four.yaml"), pytest.param("eight", "eight.yaml", marks=pytest.mark.full)],
+)
 def test_every_command_and_training_state_one_plan(out: str, policy: str, place: Path) -> None:
     converted = json.loads((place / out / "report.json").read_text())["products"]
     plan = [*map(_plan, converted)]

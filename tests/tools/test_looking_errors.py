@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 
 from qgraph.policy import dump_policy, load_policy
+from qgraph.tools.main import main
 from tests.tools.command import run
 
 PRODUCT = {
@@ -118,6 +121,29 @@ def test_a_damaged_plan_is_told(case: str, place: Path) -> None:
     assert "convert the model again" in result.err
 
 
+class Impatient(io.StringIO):
+    """A screen whose reader presses Ctrl-C when work has begun."""
+
+    def write(self, text: str) -> int:
+        if "capturing" in text:
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_an_interrupt_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Impatient()
+    arguments = ["report", "preset:tiny-llama", "--out", str(tmp_path / "x.html")]
+    monkeypatch.setattr(sys, "argv", ["qgraph", *arguments])
+    with redirect_stderr(screen), pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert "interrupted: nothing was left behind" in screen.getvalue()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
 def test_an_interrupted_report_leaves_nothing(tmp_path: Path) -> None:
     code = "from qgraph.tools.main import main; main()"
     arguments = ["report", "preset:tiny-llama", "--out", str(tmp_path / "x.html")]

@@ -12,6 +12,7 @@ import pytest
 
 from qgraph.errors import RunError
 from qgraph.training.processes import told_of_lost_processes
+from tests.cases import mostly_full
 
 ROOT = Path(__file__).parents[2]
 # A range of the tensor for each kind of operand, random bits, and redrawn signs.
@@ -31,7 +32,7 @@ rules:
 """
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp", "tp"])
+@pytest.mark.parametrize("engine", mostly_full(("ddp", "fsdp", "tp"), ("fsdp",)))
 def test_two_processes_are_one(engine: str, tmp_path: Path) -> None:
     # Data parallel, random bits are reproduced too; under tensor parallelism those of parts are others.
     rounding = "" if engine == "tp" else ", rounding: stochastic"

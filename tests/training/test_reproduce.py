@@ -205,6 +205,7 @@ def test_recipes_lists_and_prints_a_page() -> None:
     assert "did you mean 'quartet'" in run("recipes", "quarted").err
 
 
+@pytest.mark.only_full
 def test_the_orderings_of_weights_activations_gradients_and_moments_show_in_two_seeds() -> None:
     sizes = {"model": "gpt2", "hidden": 48, "layers": 2, "batch": 8, "length": 64}
     settings = {**sizes, "steps": 120, "rate": 2e-3, "tail": 30}

@@ -10,8 +10,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None  # type: ignore[assignment]
 
 _FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp",
@@ -46,19 +53,10 @@ def _library() -> ctypes.CDLL | str:
     key = hashlib.sha256(b"\0".join([source, version, " ".join(_FLAGS).encode(), _cpu_flags()]))
     path = _cache_dir() / f"kernels-{key.hexdigest()[:24]}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            code, built = Path(folder) / "cpu.cpp", Path(folder) / "cpu.so"
-            code.write_bytes(source)
-            done = subprocess.run(
-                [compiler, *_FLAGS, "-o", str(built), str(code)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                said = done.stderr.strip() or f"exit status {done.returncode}"
-                return f"{compiler} failed: {said.splitlines()[0]}"
-            built.replace(path)
+        with _one_at_a_time(path.parent):
+            said = None if path.exists() else _build(compiler, source, path)
+        if said is not None:
+            return said
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:  # a damaged file, or a folder that forbids running code
@@ -87,6 +85,35 @@ def _library() -> ctypes.CDLL | str:
     )  # fmt: skip
     library.qgraph_round_blocks.restype = None
     return library
+
+
+def _build(compiler: str, source: bytes, path: Path) -> str | None:
+    """Build the kernels at `path`; return what went wrong, if anything."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        code, built = Path(folder) / "cpu.cpp", Path(folder) / "cpu.so"
+        code.write_bytes(source)
+        command = [compiler, *_FLAGS, "-o", str(built), str(code)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip() or f"exit status {done.returncode}"
+            return f"{compiler} failed: {said.splitlines()[0]}"
+        built.replace(path)
+    return None
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of several processes that want the kernels at once, let one build and the others wait."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: several build the same
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _cpu_flags() -> bytes:
