@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qgraph.ops import find_device
 from qgraph.policy import ROLES, load_policy
-from qgraph.predict import read_speeds
 from qgraph.tools.show.amounts import bytes_text, count_text
 from qgraph.tools.show.screen import print_json, progress, width
 
@@ -50,14 +48,16 @@ def cost(
     unit (time, memory, speedup and products_speedup if the matrix unit multiplied all that it takes),
     fits, assumptions, unused_rules.
     """
-    chosen, chip, relative = load_policy(policy), find_device(device), read_speeds(speeds)
+    chosen = load_policy(policy)
     with progress(3) as step:
         step("loading torch")
         import transformers
 
+        from qgraph.ops import find_device
         from qgraph.policy import unused_rules, why_unused
-        from qgraph.predict import Assumptions, cost, outline_step, plan_step
+        from qgraph.predict import Assumptions, cost, outline_step, plan_step, read_speeds
 
+        chip, relative = find_device(device), read_speeds(speeds)
         transformers.utils.logging.disable_progress_bar()
         step("capturing the training step from shapes")
         outline = outline_step(model, chosen, batch=batch, length=length, whole=whole)

@@ -16,7 +16,6 @@ from gfloat import FormatInfo, RoundMode
 from gfloat.types import Domain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qgraph.numerics.scalar import round_number
 from torch import Tensor
 
 from qgraph.errors import FormatError
@@ -25,6 +24,7 @@ from qgraph.numerics import decode, encode, round_to
 from qgraph.ops.gpu.codes import codes_of
 from tests.cases import mostly_full
 from tests.numerics.data import every_exponent, law, same_bits
+from tests.numerics.scalar import round_number
 
 FLOATS = (
     "e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "e1m2", "e3m0", "ue5m3", "ue5m3+ieee", "ue5m3+finite",
