@@ -17,7 +17,7 @@ RECIPES = ("mxfp8", "nvfp4", "int8")
 # Weights read transposed, attention not fused, experts of several kinds, scans, cross attention,
 # pictures, depthwise convolutions, a product of the root module.
 TELLING = ("gpt2", "gemma2", "deepseek_v3", "mamba2", "t5", "vit", "convnext", "clip")
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("entry", mostly_full(ZOO, TELLING, lambda entry: entry.name))

@@ -1,4 +1,4 @@
-"""Print the README's table of architectures: python -m tests.backend.zoo_table"""
+"""Print the table of architectures in tests/README.md: python -m tests.backend.zoo_table"""
 
 from __future__ import annotations
 
