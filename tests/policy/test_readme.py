@@ -74,5 +74,6 @@ def test_what_a_readme_names_is_there(file: Path) -> None:
         target = (file.parent / path).resolve() if path else file
         assert target.exists(), link
         assert not place or place in anchors(target), link
-    for path in re.findall(r"\b(?:qgraph|passes|tests|tools)/[\w/]+(?:\.\w+)?", text):
+    folders = r"(?:qgraph|passes|tests|tools)"
+    for path in re.findall(rf"(?<=[`\s(]){folders}/[\w/]+(?:\.\w+)?(?=[`\s,:)])", text):
         assert (ROOT / path).exists(), path
