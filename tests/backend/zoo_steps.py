@@ -68,7 +68,7 @@ def _run_joint(captured: Capture, inputs: dict[str, Any], report: Report) -> Ste
     values = [*captured.module.parameters(), *captured.module.buffers(), *inputs.values()]
     for node in captured.graph.find_nodes(op="placeholder")[len(values) :]:
         like = meta.value(node)
-        is_loss = descriptions.tangent_index(meta.description(node)) == 0
+        is_loss = descriptions.tangent_number(meta.description(node)) == 0
         values.append(torch.full(like.shape, float(is_loss), dtype=like.dtype))
     torch.manual_seed(0)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from torch import Tensor
 from qgraph.errors import FormatError
 from qgraph.formats import ROUNDINGS, FloatFormat, find_element, parse_rounding
 from qgraph.numerics import decode, encode, round_to
-from qgraph.ops.gpu.codes import codes_of
+from tests.numerics.scalar import codes_of
 from tests.cases import mostly_full
 from tests.numerics.data import every_exponent, law, same_bits
 from tests.numerics.scalar import round_number
