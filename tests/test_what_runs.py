@@ -33,7 +33,8 @@ def run(folder: Path, *arguments: str) -> Counter[str]:
     """How often each function of SUITE ran."""
     (folder / "test_it.py").write_text(SUITE)
     command = [
-        sys.executable, "-m", "pytest", "-v", "-W", "ignore", "-p", "tests.conftest", "--rootdir", folder,
+        sys.executable, "-m", "pytest", "-v", "-W", "ignore", "-p", "tests.conftest", "--rootdir",
+        str(folder),
     ]  # fmt: skip
     done = subprocess.run(
         [*command, *arguments], cwd=folder, env={"PYTHONPATH": str(TESTS.parent)},
@@ -80,4 +81,4 @@ def left_out() -> set[str]:
 
 def test_the_readme_lists_what_is_left_out() -> None:
     text = (TESTS / "README.md").read_text()
-    assert set(re.findall(r"^\| `(\S+\.py::\w+)` \|", text, re.MULTILINE)) == left_out()
+    assert set(re.findall(r"^\| `tests/(\S+\.py::\w+)` \|", text, re.MULTILINE)) == left_out()

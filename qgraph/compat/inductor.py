@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass, CustomPartitionerFn
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.utils import fresh_cache as _fresh_cache
 from torch.fx import GraphModule
 
@@ -62,3 +65,19 @@ def fresh_cache(folder: str | None = None) -> AbstractContextManager[Any]:
     """Return a context in which Inductor's cache is empty, as on a new machine; in `folder` it is left."""
     context: AbstractContextManager[Any] = _fresh_cache(dir=folder, delete=folder is None)
     return context
+
+
+def served() -> tuple[int, int]:
+    """Return how many graphs the cache of graphs served, and how many it had not, since `count_anew`."""
+    found = counters["inductor"]
+    return found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]
+
+
+def count_anew() -> None:
+    """Forget what was counted."""
+    counters.clear()
+
+
+def cache_folder() -> Path:
+    """Return the folder where Inductor keeps what it compiles."""
+    return Path(cache_dir())

@@ -173,6 +173,12 @@ NAMES: tuple[Name, ...] = (
             "custom_graph_pass.CustomGraphPass",
         ),
         ("first calls on empty caches", "utils.fresh_cache(delete, dir)"),
+        ("where compiled code is kept", "runtime.cache_dir_utils.cache_dir"),
+    ),
+    *names_in(
+        "inductor",
+        "torch._dynamo.utils",
+        ("what the cache of graphs served", "counters", "counters.clear"),
     ),
     *names_in(
         "inductor",

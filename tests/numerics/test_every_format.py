@@ -21,10 +21,9 @@ from torch import Tensor
 from qgraph.errors import FormatError
 from qgraph.formats import ROUNDINGS, FloatFormat, find_element, parse_rounding
 from qgraph.numerics import decode, encode, round_to
-from tests.numerics.scalar import codes_of
 from tests.cases import mostly_full
 from tests.numerics.data import every_exponent, law, same_bits
-from tests.numerics.scalar import round_number
+from tests.numerics.scalar import codes_of, round_number
 
 FLOATS = (
     "e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "e1m2", "e3m0", "ue5m3", "ue5m3+ieee", "ue5m3+finite",
@@ -208,7 +207,7 @@ def test_rounding_is_monotone_and_never_passes_a_neighbor(
     name: str, numbers: list[float], shares: list[float]
 ) -> None:
     fmt = named(name) if name in FLOATS else find_element(name_of(name))
-    numbers = [*numbers, *(share * min(fmt.max, -fmt.min or fmt.max) for share in shares)]
+    numbers = [*numbers, *(share * min(fmt.max, -fmt.min or fmt.max) for share in shares), fmt.max]
     if isinstance(fmt, FloatFormat) and not fmt.saturate:
         numbers = [min(max(number, -fmt.max), fmt.max) for number in numbers]
     x = torch.tensor(numbers).sort().values

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qgraph.compat import inductor
 from qgraph.errors import ModelError
 from qgraph.models.load import load_config
-from qgraph.search.sensitivity import measure
 from qgraph.tools.bench import _print_many, _print_one
 from tests.backend.models import one_block
 from tests.tools.command import run
@@ -86,7 +86,7 @@ def test_bench_prints_ratios_to_plain_inductor(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Caches that other tests have filled will do; `test_bench_times_telemetry` has empty ones.
-    monkeypatch.setattr(measure, "fresh_cache", lambda folder: nullcontext())
+    monkeypatch.setattr(inductor, "fresh_cache", lambda folder: nullcontext())
     check_ratios(timed(model))
 
 
@@ -127,7 +127,7 @@ def test_bench_prints_one_table_for_several_models_and_for_peers(
     result: dict[str, Any] = {
         "model": "preset:bench-llama,layers=64,hidden=256", "policy": "nvfp4", "tokens": 64,
         "device": "cpu", "rounds": 3, "plain": side, "qgraph": side, "ratios": ratios, "lowering": {},
-        "products": 50, "pass_s": 0.1, "pass_share": 0.05,
+        "products": 50, "pass_s": 0.1, "pass_share": 0.05, "kernels": {},
     }  # fmt: skip
     _print_many([result, result])
     many = capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,11 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # not on every system
-    fcntl = None  # type: ignore[assignment]
 
 _FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp",
@@ -104,9 +100,11 @@ def _build(compiler: str, source: bytes, path: Path) -> str | None:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Of several processes that want the kernels at once, let one build and the others wait."""
-    if fcntl is None:
+    if importlib.util.find_spec("fcntl") is None:  # not on every system
         yield
         return
+    import fcntl
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: several build the same
