@@ -15,7 +15,7 @@ from qgraph.compat import inductor
 from qgraph.errors import ModelError
 from qgraph.models.load import load_config
 from qgraph.tools.bench import _print_many, _print_one
-from tests.backend.models import one_block
+from tests.doors.models import one_block
 from tests.tools.command import run
 
 

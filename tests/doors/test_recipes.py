@@ -17,8 +17,8 @@ from qgraph.numerics import fake_quant
 from qgraph.passes import Report, run_passes
 from qgraph.passes.report.table import operand_text
 from qgraph.policy import GROUPS, ROLES, Group, Policy, load_policy, recipe_names, unused_rules
-from tests.backend.models import make_llama, token_batch
 from tests.cases import mostly_full
+from tests.doors.models import make_llama, token_batch
 from tests.policy.sites import stack
 
 PARTS = {name: Group(name=name, modules=globs) for name, globs in GROUPS.items()}

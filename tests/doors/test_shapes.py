@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import qgraph
 from qgraph.policy import load_policy
-from tests.backend.capture import interpret
-from tests.backend.mlp import MLP
-from tests.backend.models import nvfp4_policy, policy_of
-from tests.backend.reference import NVFP4, ReferenceMLP, numeric, take_step, uniform
+from tests.doors.capture import interpret
+from tests.doors.mlp import MLP
+from tests.doors.models import nvfp4_policy, policy_of
+from tests.doors.reference import NVFP4, ReferenceMLP, numeric, take_step, uniform
 
 MXFP8 = uniform(numeric("e4m3/1x32/ue8m0-rceil"))
 RECIPES = {"nvfp4": NVFP4, "mxfp8": MXFP8, "int8": uniform(numeric("int8/row/fp32"))}

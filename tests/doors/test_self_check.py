@@ -15,7 +15,7 @@ from qgraph.errors import GraphError
 from qgraph.ops import quantizing
 from qgraph.passes import report_text
 from qgraph.policy import load_policy_text
-from tests.backend.models import one_block
+from tests.doors.models import one_block
 
 RECIPES = ("nvfp4", "mxfp8", "int8", "fp8")
 TINY = """

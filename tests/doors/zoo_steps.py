@@ -18,7 +18,7 @@ from qgraph.doors.aot import Capture, capture
 from qgraph.errors import ModelError
 from qgraph.passes import Report, Watch, names_of, run_passes
 from qgraph.policy import load_policy
-from tests.backend.zoo import Entry, make_entry
+from tests.doors.zoo import Entry, make_entry
 
 _NUMBERS = itertools.count(-1, -1)
 

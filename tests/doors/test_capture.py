@@ -12,7 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import qgraph
 from qgraph.passes import report_text
-from tests.backend.models import make_llama, token_batch
+from tests.doors.models import make_llama, token_batch
 
 
 def roles(model: nn.Module) -> dict[str, set[str]]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from qgraph.passes import Report
-from tests.backend.zoo import ZOO, Entry
-from tests.backend.zoo_steps import Step, plain_step, take_steps
-from tests.backend.zoo_table import row
 from tests.cases import mostly_full
+from tests.doors.zoo import ZOO, Entry
+from tests.doors.zoo_steps import Step, plain_step, take_steps
+from tests.doors.zoo_table import row
 
 RECIPES = ("mxfp8", "nvfp4", "int8")
 # Weights read transposed, attention not fused, experts of several kinds, scans, cross attention,
@@ -36,7 +36,7 @@ def test_a_step_is_quantized_and_accounted_for(
         gradients = plain.gradients.items()
         assert any(not torch.equal(step.gradients[name], g) for name, g in gradients)
         reports[recipe] = check_report(step)
-    assert row(entry, reports) in README, "print the table again: python -m tests.backend.zoo_table"
+    assert row(entry, reports) in README, "print the table again: python -m tests.doors.zoo_table"
 
 
 def check_report(step: Step) -> Report:

@@ -33,9 +33,9 @@ from qgraph.passes.step import Target
 from qgraph.policy import load_policy_text
 from qgraph.predict.offline.standin import standing_in
 from qgraph.tools.timing import alternate, over
-from tests.backend.mlp import MLP
-from tests.backend.models import one_block
-from tests.backend.reference import take_step
+from tests.doors.mlp import MLP
+from tests.doors.models import one_block
+from tests.doors.reference import take_step
 from tests.numerics.data import kinds, same_bits
 from tests.ops.asked import product_of
 

@@ -12,10 +12,10 @@ from torch.nn.functional import mse_loss
 from torch.utils.checkpoint import checkpoint
 
 import qgraph
-from tests.backend.capture import interpret
-from tests.backend.mlp import MLP
-from tests.backend.models import make_llama, nvfp4_policy, policy_of, run_model, token_batch
-from tests.backend.reference import take_step
+from tests.doors.capture import interpret
+from tests.doors.mlp import MLP
+from tests.doors.models import make_llama, nvfp4_policy, policy_of, run_model, token_batch
+from tests.doors.reference import take_step
 
 ALL_STOCHASTIC = """\
   - match: {op: linear}

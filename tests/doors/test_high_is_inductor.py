@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import qgraph
-from tests.backend.models import one_block, run_model
-from tests.backend.zoo import ZOO, make_entry
 from tests.cases import mostly_full
+from tests.doors.models import one_block, run_model
+from tests.doors.zoo import ZOO, make_entry
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from qgraph import numerics
 from qgraph.errors import ModelError
 from qgraph.formats import parse_format
 from qgraph.tools.peers import PEERS, _quantized
-from tests.backend.models import make_llama, token_batch
+from tests.doors.models import make_llama, token_batch
 
 
 def gradients(model: torch.nn.Module) -> torch.Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 import qgraph
 from qgraph.formats import FloatFormat, IntFormat, parse_format
 from qgraph.policy import Policy, load_policy
-from tests.backend.capture import Call, Trace, interpret
-from tests.backend.mlp import MLP
-from tests.backend.models import make_llama, nvfp4_policy, policy_of, run_model, token_batch
-from tests.backend.reference import (
+from tests.doors.capture import Call, Trace, interpret
+from tests.doors.mlp import MLP
+from tests.doors.models import make_llama, nvfp4_policy, policy_of, run_model, token_batch
+from tests.doors.reference import (
     NVFP4,
     Recipe,
     ReferenceMLP,

@@ -16,7 +16,7 @@ from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_model
 from qgraph.passes import names_of, run_passes
 from qgraph.policy import load_policy, load_policy_text
-from tests.backend.models import one_block
+from tests.doors.models import one_block
 
 
 def test_both_doors_compute_the_same_bits() -> None:

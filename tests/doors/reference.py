@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss, pad, relu
 
 from qgraph import numerics
 from qgraph.formats import parse_format
-from tests.backend.mlp import MLP
+from tests.doors.mlp import MLP
 
 SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
 FLT_MAX = torch.finfo(torch.float32).max

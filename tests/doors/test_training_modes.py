@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from qgraph.policy import load_policy
-from tests.backend.capture import interpret
-from tests.backend.mlp import MLP
-from tests.backend.models import make_llama, nvfp4_policy, run_model, token_batch
-from tests.backend.reference import NVFP4, Recipe, ReferenceMLP, numeric, take_step, uniform
+from tests.doors.capture import interpret
+from tests.doors.mlp import MLP
+from tests.doors.models import make_llama, nvfp4_policy, run_model, token_batch
+from tests.doors.reference import NVFP4, Recipe, ReferenceMLP, numeric, take_step, uniform
 
 RECIPES: dict[str, Recipe] = {"nvfp4": NVFP4, "mxfp8": uniform(numeric("e4m3/1x32/ue8m0-rceil"))}
 

@@ -16,9 +16,9 @@ from qgraph.errors import GraphError
 from qgraph.formats import parse_format, parse_gradient
 from qgraph.passes import report_text
 from qgraph.policy import load_policy_text
-from tests.backend.capture import interpret
-from tests.backend.mlp import MLP
-from tests.backend.reference import take_step
+from tests.doors.capture import interpret
+from tests.doors.mlp import MLP
+from tests.doors.reference import take_step
 from tests.passes.graphs import captured, rewrite, verify
 
 HEAD = """

@@ -1,4 +1,4 @@
-"""Print the table of architectures in tests/README.md: python -m tests.backend.zoo_table"""
+"""Print the table of architectures in tests/README.md: python -m tests.doors.zoo_table"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from qgraph.passes import Report, make_totals
-from tests.backend.zoo import ZOO, Entry
-from tests.backend.zoo_steps import take_steps
+from tests.doors.zoo import ZOO, Entry
+from tests.doors.zoo_steps import take_steps
 
 HEAD = """\
 | architecture | family | graphs | products | quantized: mxfp8 | nvfp4 | left high by mxfp8 |

@@ -15,8 +15,8 @@ from qgraph.errors import GraphError
 from qgraph.formats import parse_format
 from qgraph.ops.history import BUFFER, row_of
 from qgraph.policy import Policy, load_policy_text
-from tests.backend.mlp import MLP
-from tests.backend.reference import take_step
+from tests.doors.mlp import MLP
+from tests.doors.reference import take_step
 
 TEXT = "e4m3/tensor/fp32:delayed3"
 

@@ -19,8 +19,8 @@ import qgraph
 from qgraph.compat import inductor
 from qgraph.doors.jit import dynamo_backend
 from qgraph.policy import load_policy
-from tests.backend.capture import interpret
-from tests.backend.mlp import MLP
+from tests.doors.capture import interpret
+from tests.doors.mlp import MLP
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_a_module_of_torchs_own_is_not_silently_left_high(make: type[nn.Module])
 Runs = dict[str, dict[str, Any]]
 PROGRAM = """
 import json, os, sys
-from tests.backend.test_cache import run_each
+from tests.doors.test_cache import run_each
 for names in sys.argv[1:]:
     if os.fork() == 0:
         print(json.dumps(run_each(*names.split())), flush=True)

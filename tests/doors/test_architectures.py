@@ -13,8 +13,8 @@ from qgraph.doors.converting import Conversion, analyze
 from qgraph.passes import Report, make_rows, make_totals, report_text
 from qgraph.passes.report.entries import Entry
 from qgraph.policy import load_policy
-from tests.backend.architectures import MODELS, make
 from tests.cases import mostly_full
+from tests.doors.architectures import MODELS, make
 
 # How many products one line of graph text holds, written apart from the library's own list.
 PRODUCT = re.compile(
