@@ -17,6 +17,7 @@ from qgraph.passes.graph.targets import (
     argument_node,
     aten,
     is_grouped,
+    names_product,
     sizes_of,
     value_of,
 )
@@ -26,6 +27,7 @@ from qgraph.passes.model.attention import quantizes_attention, take_attention_ap
 from qgraph.passes.pipeline import PASSES, names_of, run_passes
 from qgraph.passes.plan import Plan, open_plans, plan_sites
 from qgraph.passes.report.computed import fallback_lines
+from qgraph.passes.report.elsewhere import Elsewhere, elsewhere_text
 from qgraph.passes.report.entries import (
     Entry,
     ProductOperand,
@@ -48,6 +50,7 @@ __all__ = [
     "PASSES",
     "RESHAPES",
     "VIEWS",
+    "Elsewhere",
     "Entry",
     "GraphFacts",
     "Halves",
@@ -71,6 +74,7 @@ __all__ = [
     "block_of",
     "check_parts",
     "elementwise_traffic",
+    "elsewhere_text",
     "fallback_lines",
     "find_sites",
     "frame_module",
@@ -82,6 +86,7 @@ __all__ = [
     "module_path",
     "multiply_of",
     "names_of",
+    "names_product",
     "open_plans",
     "part_of",
     "plan_sites",

@@ -135,3 +135,25 @@ ELSEWHERE: tuple[tuple[str, Callable[[Node], Described]], ...] = (
     ("scan", _hidden),
     ("map_impl", _hidden),
 )
+
+# How torch's dispatcher calls products, whole ones too that a graph never holds: `aten::linear` is taken
+# apart on the way into one. By these names the audit knows a product that runs outside of graphs.
+_WHOLE = {
+    f"aten::{name}"
+    for name in (
+        "linear", "matmul", "einsum", "tensordot", "inner", "linalg_multi_dot", "chain_matmul",
+        "bilinear", "cdist", "scaled_dot_product_attention", "_native_multi_head_attention",
+        "_transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell",
+        "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "mkldnn_linear",
+    )
+}  # fmt: skip
+_NAMES = _WHOLE | {str(op).replace(".", "::", 1).rpartition(".")[0] for op in PRODUCTS}
+_STARTS = ("aten::conv", "aten::_conv", "aten::mkldnn_conv", "aten::_scaled_dot", "aten::_cdist")
+
+
+def names_product(name: str) -> bool:
+    """Whether the dispatcher's `name`, such as `aten::mm`, is that of a product."""
+    listed = any(
+        name == start.replace(".", "::", 1) for start, _ in ELSEWHERE if start.startswith("aten.")
+    )
+    return name in _NAMES or listed or name.startswith(_STARTS)

@@ -11,6 +11,7 @@ from qgraph.errors import PolicyError
 from qgraph.passes.graph.places import lookups
 from qgraph.passes.plan import Plan, Status
 from qgraph.passes.report.computed import kernel_of
+from qgraph.passes.report.elsewhere import Elsewhere, elsewhere_text
 from qgraph.passes.sites.saved import SavedTensor
 from qgraph.passes.step import Step
 from qgraph.policy import OperandPolicy, Policy, percent, unused_rules, why_unused
@@ -75,6 +76,8 @@ class Report:
     not_observed: int = 0  # and those it cannot: of native products
     pass_seconds: float = 0.0  # spent rewriting graphs
     not_captured: set[str] = field(default_factory=set)  # weights no graph has read
+    elsewhere: set[Elsewhere] = field(default_factory=set)  # products that ran outside graphs
+    unaudited: str = ""  # why nobody has looked for them
     lookups: set[str] = field(default_factory=set)  # modules that pick rows by number
     replaced: Counter[str] = field(default_factory=Counter)  # functions, by the rule that did it
     products: dict[tuple[object, ...], Entry] = field(default_factory=dict)
@@ -124,10 +127,11 @@ class Report:
         """Hold what was found so far against the policy's `coverage`.
 
         Raises: PolicyError if less is quantized than the policy demands, or if weights are in no
-            captured graph, so that the share of their products is unknown.
+            captured graph or products ran outside of them, so that their share is unknown.
         """
         wanted = self.policy.min_flops
-        if wanted is None or (100 * self.share >= wanted and not self.not_captured):
+        unknown = self.not_captured or self.elsewhere
+        if wanted is None or (100 * self.share >= wanted and not unknown):
             return
         totals = make_totals(self.entries)
         left = sorted((totals["kept"] | totals["not_quantized"]).items(), key=lambda item: -item[1])
@@ -138,6 +142,8 @@ class Report:
             )
         if self.not_captured:
             problem += f"; {weights_text(self.not_captured)}"
+        if self.elsewhere:
+            problem += f"; {elsewhere_text(self.elsewhere)}"
         raise PolicyError(
             self.policy.path or self.policy.name,
             "coverage.min_flops",
@@ -199,7 +205,9 @@ def report_json(report: Report) -> dict[str, Any]:
     """Return the report as plain data.
 
     Keys: `policy`, `fingerprint`, `lowering` (what computes the quantization), `graphs` (how many
-    were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `lookups`
+    were compiled), `totals` (see `make_totals`), `not_captured` (weights in no graph), `elsewhere`
+    (products that ran outside of graphs, the fields of `Elsewhere`), `unaudited` (why nobody has
+    looked for such), `lookups`
     (modules that pick rows of a table, which is no product), `functions` (how many each rule of the
     policy's `functions` replaced), `saved_bytes` (of activations kept for
     the backward: `plain`, `stored`; with a stash), `saved` (the fields of `SavedTensor`),
@@ -213,6 +221,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "graphs": report.graphs,
         "totals": make_totals(report.entries),
         "not_captured": sorted(report.not_captured),
+        "elsewhere": [asdict(product) for product in sorted(report.elsewhere, key=str)],
+        "unaudited": report.unaudited,
         "lookups": sorted(report.lookups),
         "functions": dict(report.replaced),
         "saved_bytes": dict(zip(("plain", "stored"), report.saved_bytes, strict=True)),
@@ -235,6 +245,8 @@ def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
         lowering=str(data["lowering"]),
         graphs=int(data["graphs"]),
         not_captured={*data["not_captured"]},
+        elsewhere={Elsewhere(**product) for product in data.get("elsewhere", [])},
+        unaudited=str(data.get("unaudited", "")),
         lookups={*data["lookups"]},
         replaced=Counter(data.get("functions", {})),
     )

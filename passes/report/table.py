@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from qgraph.passes.report.computed import fallback_lines
+from qgraph.passes.report.elsewhere import elsewhere_text
 from qgraph.passes.report.entries import Entry, Report, make_totals, weights_text
 from qgraph.policy import ROLES, unused_rules, why_unused
 
@@ -99,6 +100,10 @@ def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:
 
 def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
     totals = make_totals(entries)
+    if report.elsewhere:
+        yield f"warning: {elsewhere_text(report.elsewhere)}"
+    if report.unaudited:
+        yield f"note: products outside of graphs were not looked for: {report.unaudited}"
     if not entries:
         yield f"policy {report.policy.name}: no product seen so far; products are known once a step has run"
         return

@@ -83,6 +83,7 @@ def op_by_op(
     infer: Compile,
     decompositions: Table,
     run: Compile = as_it_is,
+    run_backward: Compile | None = None,
 ) -> _Call:
     """Return what runs a graph of Dynamo's without generating code.
 
@@ -90,7 +91,7 @@ def op_by_op(
     """
     compiled: _Call = aot_autograd(
         fw_compiler=run,
-        bw_compiler=run,
+        bw_compiler=run_backward or run,
         inference_compiler=infer,
         partition_fn=cut,
         decompositions=decompositions,

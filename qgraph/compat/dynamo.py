@@ -13,6 +13,7 @@ from torch._dynamo.external_utils import wrap_inline
 from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
 from torch._dynamo.guards import GuardBuilder, install_guard
 from torch._dynamo.source import NNModuleSource
+from torch._dynamo.utils import counters
 from torch._guards import CompileContext
 from torch.fx import GraphModule, Node
 
@@ -35,20 +36,34 @@ def recompile_limit() -> int:
     return limit
 
 
-def own_limit() -> dict[str, bool]:
-    """Return the option by which torch.compile counts the graphs of each model alone.
+def own_limit(alike: int) -> dict[str, Any]:
+    """Return the options by which torch.compile counts the graphs of each model alone.
 
-    Without it Dynamo counts those of a class, and past its limit runs the next model of that class
-    as it is.
+    Without the first, Dynamo counts those of a class, and past its limit runs the next model of that class
+    as it is. `alike` modules share one code and so one limit; each has graphs for training and for
+    evaluation.
     """
-    return {"isolate_recompiles": True} if is_there("torch.compile(isolate_recompiles)") else {}
+    options: dict[str, Any] = {}
+    if is_there("torch.compile(isolate_recompiles)"):
+        options["isolate_recompiles"] = True
+    if is_there("torch.compile(recompile_limit)"):
+        options["recompile_limit"] = 2 * recompile_limit() * alike
+    return options
 
 
-def alike_blocks(count: int) -> AbstractContextManager[None]:
-    """Return a context in which `count` blocks of one class may each have graphs, cut nowhere for DDP."""
-    context: AbstractContextManager[None] = config.patch(
-        optimize_ddp=False, recompile_limit=config.recompile_limit * count
-    )
+def limit_of(options: Mapping[str, Any]) -> int:
+    """Return how many graphs Dynamo makes of one piece of code under these options of torch.compile."""
+    return int(options.get("recompile_limit") or recompile_limit())
+
+
+def past_limit() -> bool:
+    """Whether Dynamo ran code as it is for having compiled it too often, in this process."""
+    return any("recompile limit" in why for why in counters["unimplemented"])
+
+
+def uncut() -> AbstractContextManager[None]:
+    """Return a context in which graphs are not cut where DDP's buckets end."""
+    context: AbstractContextManager[None] = config.patch(optimize_ddp=False)
     return context
 
 
@@ -77,6 +92,19 @@ def _module_of(node: Node) -> Any:
             owner = source.base
         source = getattr(source, "base", None)
     return owner
+
+
+def holds_parameter(node: Node) -> bool:
+    """Whether an input is a module's parameter, whatever tensor stands in its place.
+
+    `torch.func.functional_call` puts others there.
+    """
+    source = getattr(node, _SOURCE, None)
+    while source is not None:
+        if getattr(source, "member", None) == "_parameters":
+            return True
+        source = getattr(source, "base", None)
+    return False
 
 
 def enters(function: Callable[..., Any]) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
-from torch._inductor.compile_fx import compile_fx
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomGraphPass, CustomPartitionerFn
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.output_code import CompiledFxGraph
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.utils import fresh_cache as _fresh_cache
 from torch.fx import GraphModule
@@ -36,17 +37,31 @@ def compile_graph(
     rewrite: CustomGraphPass,
     cut: CustomPartitionerFn | None,
     decompositions: dict[Any, _Call],
+    backward: Callable[[_Call], _Call],
 ) -> _Call:
     """Compile a graph of Dynamo's: `rewrite` sees the joint graph, `cut` makes two of it (None: torch's own).
 
+    `backward` wraps what runs that half.
     Both are in the key of Inductor's cache, which stays on. AOTAutograd's, which would skip them, is off.
     """
+
+    def compile_half(half: GraphModule, given: Sequence[Any], **options: Any) -> Any:
+        code = compile_fx_inner(half, given, **options)
+        if options.get("is_backward") and isinstance(code, CompiledFxGraph):
+            assert code.current_callable is not None, "the half was just compiled"
+            code.current_callable = backward(code.current_callable)
+        return code
+
     patches: dict[str, Any] = {_setting(_REWRITE): rewrite}
     if cut is not None:
         patches[_setting(_CUT)] = cut
     with functorch_config.patch(enable_autograd_cache=False):
         compiled: Any = compile_fx(
-            module, inputs, config_patches=patches, decompositions=decompositions
+            module,
+            inputs,
+            inner_compile=compile_half,
+            config_patches=patches,
+            decompositions=decompositions,
         )
     return compiled  # type: ignore[no-any-return]
 

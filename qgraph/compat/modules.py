@@ -31,8 +31,8 @@ def compiled_call(model: nn.Module) -> _Call | None:
     return model._compiled_call_impl
 
 
-def set_compiled_call(model: nn.Module, call: _Call) -> None:
-    """Make `call` what runs when `model` is called."""
+def set_compiled_call(model: nn.Module, call: _Call | None) -> None:
+    """Make `call` what runs when `model` is called; None: its own code."""
     model._compiled_call_impl = call
 
 

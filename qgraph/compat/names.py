@@ -27,6 +27,7 @@ AREAS = {
     "standin": "compile --offline",
     "stepping": "quantized optimizer states under a scheduler",
     "symbolic": "models compiled for sizes that change",
+    "watching": "seeing what runs outside of compiled graphs",
 }
 
 

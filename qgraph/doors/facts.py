@@ -11,6 +11,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from qgraph.compat import descriptions, meta
+from qgraph.doors.entrances import is_matrix
 from qgraph.models import Shapes
 from qgraph.passes import (
     GraphFacts,
@@ -53,7 +54,7 @@ class Outline:
             blocks=blocks,
             modules={str(id(module)): name for name, module in model.named_modules()},
             owner=ref(model),
-            weights={id(p): name for name, p in model.named_parameters() if _is_matrix(p)},
+            weights={id(p): name for name, p in model.named_parameters() if is_matrix(p)},
         )
 
     @classmethod
@@ -77,10 +78,6 @@ class Outline:
         if model is not None:
             names |= {id(p): name for name, p in model.named_parameters()}
         return {names.get(id(value), "") for value in inputs}
-
-
-def _is_matrix(value: nn.Parameter) -> bool:
-    return value.numel() > max(value.shape, default=1)  # [1, 1, 32] is a token or a scale
 
 
 def graph_facts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
@@ -14,6 +15,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qgraph.compat import dynamo, modules
+from qgraph.doors.audit import Audit
+from qgraph.doors.callers import Callers
+from qgraph.doors.entrances import close_entrances, open_entrances
 from qgraph.doors.facts import Outline
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
@@ -28,6 +32,16 @@ PolicyLike = Policy | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ways:
+    """How a model is compiled, whatever its policy: see `compile`."""
+
+    target: Target
+    codegen: bool
+    strict: bool
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
     """What is known of a compiled model: its policy, how it was compiled, and what came of it.
 
@@ -39,9 +53,7 @@ class Compiled:
     report: Report
     call: ref[Any]
     outline: Outline
-    target: Target
-    codegen: bool
-    options: dict[str, Any]
+    ways: Ways
 
 
 def as_policy(policy: PolicyLike) -> Policy:
@@ -58,6 +70,7 @@ def compile(
     *,
     target: Target = "emulate",
     codegen: bool = True,
+    strict: bool = False,
     **options: Any,
 ) -> Model:
     """Compile `model` in place so that its matrix products run as `policy` says; return it.
@@ -70,7 +83,9 @@ def compile(
     could not. Without `codegen` the rewritten
     graph runs op by op, with no C++ or Triton compiler: slower steps, a fast first call, for debugging.
 
-    A policy's `coverage` is held at each training call that compiled something: it raises PolicyError.
+    The first calls of each kind are watched for products that torch runs outside the compiled graphs, in
+    high precision: they are warned of and stand in the report, and with `strict` they are an error.
+    A policy's `coverage` is held at each training call that changed the report: it raises PolicyError.
     A policy's `schedule` and `monitors` take a run that counts steps: `qgraph.Run` or
     `qgraph.QGraphCallback`; a training call without one warns.
 
@@ -90,7 +105,8 @@ def compile(
     if chosen.history_length:
         store = make_store(model, set(outline.modules.values()), chosen.history_length)
         outline = replace(outline, history=store)
-    _enter(model, chosen, stage(chosen, ()), outline, target, codegen, options)
+    ways = Ways(target=target, codegen=codegen, strict=strict, options=options)
+    _enter(model, chosen, stage(chosen, ()), outline, ways)
     call = modules.compiled_call(model)
     if (chosen.schedule or chosen.monitors) and call is not None:
         replace_call(model, _ask_for_run(call, chosen.name))
@@ -110,7 +126,7 @@ def enter_stage(
     """
     known = compiled_by_us(model)
     outline = replace(known.outline, weights=Outline.of(model).weights, observe=observe)
-    _enter(model, known.policy, policy, outline, known.target, known.codegen, known.options)
+    _enter(model, known.policy, policy, outline, known.ways)
     return compiled_by_us(model).report
 
 
@@ -121,34 +137,34 @@ def replace_call(model: nn.Module, call: Callable[..., Any], report: Report | No
     state.COMPILED[model] = replace(known, report=report or known.report, call=ref(call))
 
 
-def _enter(
-    model: nn.Module,
-    whole: Policy,
-    policy: Policy,
-    outline: Outline,
-    target: Target,
-    codegen: bool,
-    options: dict[str, Any],
-) -> None:
+def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, ways: Ways) -> None:
     """Compile `model` in place under `policy`, a stage of `whole`."""
     report = Report(
         policy=policy,
         lowering=describe_lowering(device_of(model)),
         not_captured=set(outline.weights.values()),
     )
-    backend = make_backend(policy, report, outline, target=target, codegen=codegen)
-    call = among_processes(_compile_in_place(model, backend, options), model)
+    audit = Audit(report, Callers(model), strict=ways.strict) if policy.quantizes else None
+    # Past Dynamo's limit, the next model of this class, or block of this model, would run unquantized.
+    options = {**dynamo.own_limit(_alike(model)), **ways.options}
+    backend = make_backend(
+        policy, report, outline,
+        target=ways.target, codegen=ways.codegen, audit=audit, limit=dynamo.limit_of(options),
+    )  # fmt: skip
+    close_entrances(model)
+    call = among_processes(_compile_in_place(model, backend, options))
+    if audit is not None:
+        call = audit.hold(call, modules.plain_call(model))
+        open_entrances(
+            model,
+            audit,
+            lambda part: among_processes(torch.compile(part, backend=backend, **options)),
+        )
     if policy.min_flops is not None:
         call = _hold_coverage(call, report)
     modules.set_compiled_call(model, call)
     state.COMPILED[model] = Compiled(
-        policy=whole,
-        report=report,
-        call=ref(call),
-        outline=outline,
-        target=target,
-        codegen=codegen,
-        options=options,
+        policy=whole, report=report, call=ref(call), outline=outline, ways=ways
     )
 
 
@@ -195,8 +211,6 @@ def _compile_in_place(
     model: nn.Module, backend: Backend, options: dict[str, Any]
 ) -> Callable[..., Any]:
     """Compile `model` in place; return what now runs when it is called."""
-    # Past Dynamo's limit, the next model of this class would run unquantized.
-    options = {**dynamo.own_limit(), **options}
     model.compile(backend=backend, **options)
     if not dynamo.enters(type(model).forward):
         call = dynamo.inlined(modules.plain_call(model))
@@ -206,19 +220,33 @@ def _compile_in_place(
     return compiled
 
 
+def _alike(model: nn.Module) -> int:
+    """Return how many modules with parts of their own run the same code, at least 1.
+
+    Dynamo counts graphs by code: that of a class, and of a decorator for all that it decorates.
+    """
+    found = Counter(
+        getattr(type(module).forward, "__code__", type(module))
+        for module in model.modules()
+        if [*module.children()]
+    )
+    return max(found.values(), default=1)
+
+
 def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., Any]:
-    """Return `call` such that a training step which compiled something checks the coverage after.
+    """Return `call` such that a training step after which more is known checks the coverage.
 
     Dynamo then knows every graph of the forward, and with each its backward.
     """
-    checked = 0
+    checked: object = None
 
     def held(*args: Any, **kwargs: Any) -> Any:
         nonlocal checked
         result = call(*args, **kwargs)
-        if report.graphs > checked and torch.is_grad_enabled():
+        known = (report.graphs, len(report.elsewhere))
+        if known != checked and torch.is_grad_enabled():
             report.check()
-            checked = report.graphs
+            checked = known
         return result
 
     return held

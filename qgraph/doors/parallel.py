@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -133,30 +131,16 @@ def _outside_fsdp(model: nn.Module) -> Iterable[torch.Tensor]:
     return (p for p in model.parameters() if id(p) not in kept)
 
 
-def among_processes(call: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
-    """Return `call`, a compiled one, with what Dynamo must do otherwise under DDP and FSDP.
+def among_processes(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call`, a compiled one, such that its graphs are not cut where DDP's buckets end.
 
-    DDP: graphs are not cut where its buckets end: the pieces would be compiled with stand-ins for the
-    weights, which no rule then recognizes. FSDP: each wrapped block is a graph of its own, of one code
-    with the others of its class, so that Dynamo's limit of graphs counts them together.
+    The pieces would be compiled with stand-ins for the weights, which no rule then recognizes.
     """
-    blocks = 0
-    wrapped = ref(model)
 
     def held(*args: Any, **kwargs: Any) -> Any:
-        nonlocal blocks
         if not is_distributed():
             return call(*args, **kwargs)
-        blocks = blocks or _most_alike(wrapped())
-        with dynamo.alike_blocks(blocks):
+        with dynamo.uncut():
             return call(*args, **kwargs)
 
     return held
-
-
-def _most_alike(model: nn.Module | None) -> int:
-    """Return how many modules of one class FSDP wraps, at least 1."""
-    from torch.distributed.fsdp import FSDPModule
-
-    modules = [] if model is None else model.modules()
-    return max(Counter(type(m) for m in modules if isinstance(m, FSDPModule)).values(), default=1)

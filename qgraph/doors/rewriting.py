@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from qgraph.compat import aot, dynamo, inductor
+from qgraph.doors.audit import Audit
 from qgraph.doors.cache_key import cache_key
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts, input_index, rewrite_model
@@ -43,8 +44,12 @@ def make_backend(
     *,
     target: Target = "emulate",
     codegen: bool = True,
+    audit: Audit | None = None,
+    limit: int | None = None,
 ) -> Backend:
     """Return a torch.compile backend for one policy; what it does is added to `report`.
+
+    `audit` counts what runs of it; `limit` is how often torch compiles one part, None for its own.
 
     Each policy has a backend object of its own because Dynamo guards on the object: a hook in
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
@@ -58,9 +63,9 @@ def make_backend(
         frame = dynamo.frame()
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
         times[part] += 1
-        if times[part] == dynamo.recompile_limit():
+        if times[part] == (limit or dynamo.recompile_limit()):
             warnings.warn(
-                f"one part of the model was compiled {times[part]} times, Dynamo's recompile_limit: if "
+                f"one part of the model was compiled {times[part]} times, which is Dynamo's limit: if "
                 "its inputs change again it runs without quantization; pass dynamic=True to "
                 f"qgraph.compile, or raise {dynamo.limit_setting()}",
                 QGraphWarning,
@@ -71,7 +76,7 @@ def make_backend(
         rewriting = Rewrite(
             policy=policy,
             report=report,
-            parameters=frozenset(i for i, v in enumerate(inputs) if isinstance(v, nn.Parameter)),
+            parameters=_parameters(module, inputs),
             outline=outline,
             frame=frame,
             target=target,
@@ -80,21 +85,42 @@ def make_backend(
             if os.environ.get("QGRAPH_VERIFY", "0") not in ("", "0")
             else 0,
         )
-        if not codegen:
-            return _run_op_by_op(rewriting, module, inputs)
-        return inductor.compile_graph(
-            module,
-            inputs,
-            rewrite=rewriting,
-            cut=rewriting.partitioner() if policy.stash else None,
-            decompositions=decompositions(),
-        )
+        hide = audit.hide if audit else _as_it_is
+        if codegen:
+            compiled = inductor.compile_graph(
+                module,
+                inputs,
+                rewrite=rewriting,
+                cut=rewriting.partitioner() if policy.stash else None,
+                decompositions=decompositions(),
+                backward=hide,
+            )
+        else:
+            compiled = _run_op_by_op(rewriting, module, inputs, hide)
+        return audit.count(compiled) if audit else compiled
 
     return backend
 
 
+def _parameters(module: GraphModule, inputs: Sequence[Any]) -> frozenset[int]:
+    """Return which inputs are a model's parameters, by position."""
+    places = module.graph.find_nodes(op="placeholder")
+    return frozenset(
+        i
+        for i, (node, value) in enumerate(zip(places, inputs, strict=True))
+        if isinstance(value, nn.Parameter) or dynamo.holds_parameter(node)
+    )
+
+
+def _as_it_is(call: Callable[..., Any]) -> Callable[..., Any]:
+    return call
+
+
 def _run_op_by_op(
-    rewriting: Rewrite, module: GraphModule, inputs: Sequence[Any]
+    rewriting: Rewrite,
+    module: GraphModule,
+    inputs: Sequence[Any],
+    hide: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
     def cut(
         joint: GraphModule, joint_inputs: Any, **kwargs: Any
@@ -108,7 +134,17 @@ def _run_op_by_op(
         alone.recompile()
         return aot.as_it_is(alone, alone_inputs)
 
-    return aot.op_by_op(module, inputs, cut=cut, infer=infer, decompositions=decompositions())
+    def hidden(half: GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
+        return aot.boxed(hide(half.forward))
+
+    return aot.op_by_op(
+        module,
+        inputs,
+        cut=cut,
+        infer=infer,
+        decompositions=decompositions(),
+        run_backward=hidden,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ _WORD = re.compile(r"_?[a-z]+(_[a-z]+)*")
 
 def areas() -> dict[str, Path]:
     """Return the files that use names, by the name of their area."""
-    own = ("__init__", "names", "table")
+    own = ("__init__", "names", "table", "table_offline")
     return {file.stem: file for file in sorted(HOME.glob("*.py")) if file.stem not in own}
 
 

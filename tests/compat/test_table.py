@@ -124,7 +124,7 @@ def test_a_name_that_some_torch_lacks_says_what_is_done_without_it() -> None:
 
 def test_each_model_has_a_limit_of_its_own_where_torch_can() -> None:
     known = inspect.signature(torch.compile).parameters
-    assert set(dynamo.own_limit()) == {"isolate_recompiles"} & set(known)
+    assert set(dynamo.own_limit(2)) == {"isolate_recompiles", "recompile_limit"} & set(known)
 
 
 def test_compat_imports_nothing_of_qgraph_but_errors() -> None:

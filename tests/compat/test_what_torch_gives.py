@@ -93,10 +93,10 @@ def test_torchs_own_modules_are_not_entered_and_ours_are() -> None:
 def test_the_limit_is_the_one_that_users_are_told_to_raise() -> None:
     setting, limit = dynamo.limit_setting(), dynamo.recompile_limit()
     assert find(setting) == limit > 0
-    with dynamo.alike_blocks(3):
-        assert find(setting) == dynamo.recompile_limit() == 3 * limit
+    assert dynamo.limit_of({}) == limit
+    assert dynamo.limit_of({"recompile_limit": 3 * limit}) == 3 * limit
+    with dynamo.uncut():
         assert not find("torch._dynamo.config.optimize_ddp")
-    assert find(setting) == limit
 
 
 def test_a_compiled_call_is_what_runs_and_a_copy_has_none() -> None:

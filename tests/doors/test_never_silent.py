@@ -202,11 +202,19 @@ def test_a_block_that_is_not_there_is_told_before_any_call() -> None:
 
 def test_shapes_past_the_recompile_limit_are_warned_of() -> None:
     torch._dynamo.reset()
-    model = qgraph.compile(Block(), "int8", codegen=False, dynamic=False)
-    with torch._dynamo.config.patch(recompile_limit=2):
-        model(torch.randn(16, 32))
-        with pytest.warns(qgraph.QGraphWarning, match="if its inputs change again it runs without"):
-            model(torch.randn(32, 32))
+    with torch._dynamo.config.patch(recompile_limit=1):  # twice: for training and evaluation
+        model = qgraph.compile(Block(), "int8", codegen=False, dynamic=False)
+    model(torch.randn(16, 32))
+    with pytest.warns(qgraph.QGraphWarning, match="if its inputs change again it runs without"):
+        model(torch.randn(32, 32))
+    with pytest.warns(
+        qgraph.QGraphWarning,
+        match=r"1 products run outside .*: aten::linear of up .*recompile_limit",
+    ):
+        model(torch.randn(48, 32))
+    assert {str(p).split(" (")[0] for p in qgraph.coverage(model).elsewhere} == {
+        "aten::linear of up"
+    }
 
 
 def test_an_infinite_gradient_stays_visible_in_int8() -> None:
