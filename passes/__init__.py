@@ -8,6 +8,7 @@ from qgraph.passes.graph.places import (
     frame_module,
     lookups,
     module_path,
+    numbered_stack,
     stacks_of,
 )
 from qgraph.passes.graph.quantizer import Quantizer, quantizer_of
@@ -37,10 +38,11 @@ from qgraph.passes.report.entries import (
     report_json,
 )
 from qgraph.passes.report.table import make_rows, report_text, table_lines
-from qgraph.passes.sites.find import GraphFacts, Site, find_sites
+from qgraph.passes.sites.find import find_sites
 from qgraph.passes.sites.parts import part_of
 from qgraph.passes.sites.processes import Processes, Split
 from qgraph.passes.sites.saved import SavedTensor
+from qgraph.passes.sites.site import GraphFacts, Site
 from qgraph.passes.sites.splits import check_parts
 from qgraph.passes.sites.traffic import elementwise_traffic
 from qgraph.passes.step import Halves, Pass, Step, Target, Watch
@@ -87,6 +89,7 @@ __all__ = [
     "multiply_of",
     "names_of",
     "names_product",
+    "numbered_stack",
     "open_plans",
     "part_of",
     "plan_sites",

@@ -15,8 +15,8 @@ from qgraph.errors import PolicyError
 from qgraph.ops import row_of
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
 from qgraph.passes.sites.convolution import cannot_block
-from qgraph.passes.sites.find import GraphFacts, Site
 from qgraph.passes.sites.processes import Processes
+from qgraph.passes.sites.site import GraphFacts, Site
 from qgraph.passes.sites.splits import Parts, check_parts, parts_of
 from qgraph.policy import HIGH, OperandPolicy, Policy, decide
 

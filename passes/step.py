@@ -10,8 +10,8 @@ from typing import Literal
 from torch.fx import Graph
 
 from qgraph.passes.plan import Plan
-from qgraph.passes.sites.find import GraphFacts
 from qgraph.passes.sites.saved import SavedTensor
+from qgraph.passes.sites.site import GraphFacts
 from qgraph.policy import Policy
 
 Target = Literal["emulate", "native", "native-always"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from qgraph.numerics import TE_SIGNS, random_signs
 from qgraph.passes.graph.operand import Operand
 from qgraph.passes.plan import Plan
-from qgraph.passes.sites.find import Site
+from qgraph.passes.sites.site import Site
 from qgraph.policy import OperandPolicy, Transform
 
 SIGN_SITES = 1 << 30  # the sites that signs are drawn at: apart from those of codes

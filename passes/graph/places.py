@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,22 @@ def block_of(module: str, blocks: Mapping[str, int]) -> tuple[int | None, int | 
         prefix = ".".join(parts[:i])
         if part.isdigit() and prefix in blocks:
             return int(part), blocks[prefix]
+        if match := _NUMBERED.fullmatch(part):
+            for first in (0, 1):
+                if (key := numbered_stack(prefix, match[1], first)) in blocks:
+                    return int(match[2]) - first, blocks[key]
     return None, None
+
+
+_NUMBERED = re.compile(r"(.*?[^0-9])([0-9]+)")
+
+
+def numbered_stack(path: str, stem: str, first: int) -> str:
+    """Return the key of a stack whose blocks are attributes of the module at `path`.
+
+    They are called `stem` and a number, from `first` on.
+    """
+    return f"{path}.{stem}#{first}".removeprefix(".")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +101,11 @@ class Layer:
     op: str = "linear"
     role: str = "fprop"
     operand_kinds: tuple[str, ...] = ("input", "weight")
+    part: str = ""
 
     @classmethod
-    def at(cls, name: str, blocks: Mapping[str, int]) -> Layer:
+    def at(cls, name: str, blocks: Mapping[str, int], heads: Container[str] = ()) -> Layer:
         """Return the module called `name`."""
         block, count = block_of(name, blocks)
-        return cls(module=name, block=block, block_count=count)
+        part = "head" if name in heads else ""
+        return cls(module=name, block=block, block_count=count, part=part)

@@ -52,6 +52,7 @@ class Entry:
     reason: str
     notes: tuple[str, ...]
     lowering: str  # for the target native: `native int8`, or `emulated: why`
+    part: str = ""  # as `Site` has it
     node: str = field(default="", compare=False)  # its name in the printed graph
 
     @property
@@ -182,6 +183,7 @@ def make_entry(plan: Plan) -> Entry:
         reason=plan.reason,
         notes=plan.notes,
         lowering=plan.lowering,
+        part=site.part,
         node=site.node.name,
     )
 

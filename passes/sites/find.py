@@ -8,8 +8,8 @@ product of the same sequence number took: its input, or its lhs or rhs when no p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -33,54 +33,8 @@ from qgraph.passes.graph.targets import (
 )
 from qgraph.passes.sites.attention import attention_product
 from qgraph.passes.sites.convolution import describe_convolution
-from qgraph.passes.sites.processes import Processes
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphFacts:
-    """What a graph alone does not say.
-
-    `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
-    stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
-    path of each module by its id, as text. `history` is the store of amax histories, if there is one;
-    `processes` are the `Processes` that run the graph together, None for one alone.
-    """
-
-    parameters: frozenset[str]
-    blocks: Mapping[str, int] = field(default_factory=dict)
-    modules: Mapping[str, str] = field(default_factory=dict)
-    history: int | None = None
-    processes: Processes | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One matrix product of a graph. Sizes are elements; of a dynamic size, its hint."""
-
-    node: Node = field(repr=False, compare=False)
-    number: int  # counted through the graph, from 0
-    op: str  # linear, experts, conv, qk, pv, matmul, sdpa
-    role: str  # fprop, dgrad, wgrad
-    module: str
-    block: int | None
-    block_count: int | None
-    operands: tuple[Operand, ...]
-    shape: tuple[
-        int, int, int, int
-    ]  # batch or groups, m, n, k; zeros where an op has no such sizes
-    flops: int
-    dtype: str
-    unsupported: str = ""  # why qgraph cannot quantize it, or nothing
-    sequence: object = (
-        None  # what a product of the forward has in common with those of its backward
-    )
-
-    @property
-    def operand_kinds(self) -> tuple[str, ...]:
-        """The operands' kinds, in argument order; of a product qgraph leaves alone, the usual ones."""
-        if self.operands:
-            return tuple(operand.kind for operand in self.operands)
-        return ("lhs", "rhs")
+from qgraph.passes.sites.heads import mark_heads
+from qgraph.passes.sites.site import GraphFacts, Site
 
 
 def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
@@ -103,7 +57,7 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
         else:
             continue
         sites += [_place(site, len(sites) + i, facts, frame) for i, site in enumerate(found)]
-    return tuple(sites)
+    return mark_heads(sites, facts)
 
 
 def _depends_on_tangents(graph: Graph) -> set[Node]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qgraph.passes.sites.find import Site
+from qgraph.passes.sites.site import Site
 
 CORE, LINEARS, FEED_FORWARD, OUTSIDE = (
     "attention core", "attention linears", "feed-forward", "outside blocks",

@@ -22,7 +22,8 @@ from qgraph.formats import BlockFormat, parse_format
 from qgraph.passes.graph.places import block_of, frame_module, module_path
 from qgraph.passes.graph.quantizer import QUANTIZERS, Quantizer
 from qgraph.passes.graph.targets import LAYOUTS, argument_node, aten, sizes_of, value_of
-from qgraph.passes.sites.find import GraphFacts, find_sites
+from qgraph.passes.sites.find import find_sites
+from qgraph.passes.sites.site import GraphFacts
 from qgraph.policy import StashRule, Stored
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -15,8 +15,8 @@ from torch.fx import Node
 
 from qgraph.errors import PolicyError
 from qgraph.passes.graph.targets import ALIASES, CASTS, argument_node, aten, size_hint, value_of
-from qgraph.passes.sites.find import Site
 from qgraph.passes.sites.processes import Processes, Split
+from qgraph.passes.sites.site import Site
 from qgraph.policy import OperandPolicy
 
 Side = Literal["along", "across", "unknown"]

@@ -14,7 +14,8 @@ from torch.fx import Graph, Node
 from qgraph.compat import meta
 from qgraph.passes.graph.places import block_of, frame_module, module_path
 from qgraph.passes.graph.targets import VIEWS
-from qgraph.passes.sites.find import GraphFacts, find_sites
+from qgraph.passes.sites.find import find_sites
+from qgraph.passes.sites.site import GraphFacts
 
 
 def elementwise_traffic(graph: Graph, facts: GraphFacts) -> dict[int | None, int]:

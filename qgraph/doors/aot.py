@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from qgraph.compat import aot, descriptions, dynamo, meta
 from qgraph.doors.decompositions import decompositions
@@ -106,6 +106,7 @@ def _capture(
         aot.module_of(joint).graph,
         lambda node: descriptions.is_parameter(meta.description(node)),
         outline,
+        lambda node: id(_parameter(module, node)) in outline.tables,
     )
     return Capture(
         module=module,
@@ -186,6 +187,12 @@ def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
                 f"{type(model).__name__} cannot be captured as one graph: {reason}",
                 "use qgraph.compile(model, policy): it takes models in pieces",
             ) from first
+
+
+def _parameter(module: GraphModule, node: Node) -> nn.Parameter | None:
+    """Return which parameter a placeholder holds."""
+    name = descriptions.state_name(meta.description(node))
+    return dict(module.named_parameters()).get(name or "")
 
 
 def _own_names(model: nn.Module, module: GraphModule) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class Callers:
         """
         frames = list(_frames(operation.stack))
         found = self._candidates(frames, operation.shapes)
-        own = next((frame for frame in frames if not frame.of_torch), None)
+        own = next((frame for frame in frames if frame.is_users), None)
         return Elsewhere(
             module=" or ".join(found[:_SHOWN]) + (" or others" if len(found) > _SHOWN else ""),
             op=operation.name,
@@ -68,8 +68,8 @@ class _Frame:
     line: int
 
     @property
-    def of_torch(self) -> bool:
-        return "torch" in PurePath(self.file).parts
+    def is_users(self) -> bool:
+        return not {"torch", "qgraph"} & {*PurePath(self.file).parts}
 
     def within(self, span: tuple[str, int, int]) -> bool:
         return self.file == span[0] and span[1] <= self.line <= span[2]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from qgraph.doors.aot import capture, saved_tensors
+from qgraph.doors.facts import Outline
 from qgraph.doors.jit import PolicyLike, as_policy, compile, device_of
 from qgraph.errors import ModelError, PolicyError
 from qgraph.ops import describe_lowering, state
@@ -19,7 +20,7 @@ from qgraph.passes import (
     names_of,
     run_passes,
 )
-from qgraph.policy import Policy, check_blocks, check_named_parts
+from qgraph.policy import Policy, check_blocks, check_globs, check_named_parts
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,7 +78,9 @@ def analyze(model: nn.Module, policy: Policy, example_inputs: Mapping[str, Any])
             "example_inputs must be the model's keyword inputs, at least one",
             "{'input_ids': ids, 'labels': ids}",
         )
-    check_named_parts(policy, [name for name, _ in model.named_modules()])
+    layers = Outline.of(model).layers
+    check_named_parts(policy, layers)
+    check_globs(policy, [layer.module for layer in layers])
     captured = capture(model, example_inputs, policy)
     check_blocks(policy, find_sites(captured.graph, captured.facts))
     before = graph_text(captured.graph, captured.facts.modules)

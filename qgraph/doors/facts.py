@@ -12,9 +12,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from qgraph.compat import descriptions, meta
 from qgraph.doors.entrances import is_matrix
+from qgraph.doors.structure import heads_in, stacks_in, table_ids, vocabulary_of
 from qgraph.models import Shapes
 from qgraph.passes import (
     GraphFacts,
+    Layer,
     Step,
     find_sites,
     frame_module,
@@ -33,6 +35,9 @@ class Outline:
     blocks: dict[str, int]
     modules: dict[str, str]
     weights: dict[int, str]  # parameters that are most likely a product's operand: name by id
+    heads: frozenset[str] = frozenset()
+    tables: frozenset[int] = frozenset()  # ids of embeddings
+    vocabulary: int = 0
     history: int | None = None  # the store of amax histories, see `qgraph.ops.history`
     owner: Callable[[], nn.Module | None] = lambda: None  # the model, while it is alive
     # The recorder of telemetry, and whether it looks at products: see `qgraph.ops.observe`.
@@ -40,18 +45,12 @@ class Outline:
 
     @classmethod
     def of(cls, model: nn.Module) -> Outline:
-        """Return the stacks of blocks in `model`, by path, and its modules' paths, by id."""
-        blocks = {}
-        for name, module in model.named_modules():
-            # A Sequential is a stack if its children are alike and have parts of their own: a head
-            # such as (Linear, Linear) or (Flatten, Linear) is not.
-            kinds = {type(c) if [*c.children()] else None for c in module.children()}
-            if isinstance(module, nn.ModuleList) or (
-                isinstance(module, nn.Sequential) and len(kinds) == 1 and None not in kinds
-            ):
-                blocks[name] = len(module)
+        """Return what `model` is made of now."""
         return cls(
-            blocks=blocks,
+            blocks=stacks_in(model),
+            heads=frozenset(heads_in(model)),
+            tables=frozenset(table_ids(model)),
+            vocabulary=vocabulary_of(model),
             modules={str(id(module)): name for name, module in model.named_modules()},
             owner=ref(model),
             weights={id(p): name for name, p in model.named_parameters() if is_matrix(p)},
@@ -66,8 +65,21 @@ class Outline:
             found,
             blocks={**found.blocks, **stack},
             modules={key: shapes.whole_path(path) for key, path in found.modules.items()},
+            heads=frozenset(map(shapes.whole_path, found.heads)),
             weights={key: shapes.whole_path(name) for key, name in found.weights.items()},
         )
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The modules as a policy sees them."""
+        return [Layer.at(name, self.blocks, self.heads) for name in self.modules.values()]
+
+    def now(self) -> Outline:
+        """Return the outline of the model as it is now: parts may have been replaced, dropped or added."""
+        model = self.owner()
+        if model is None:
+            return self
+        return replace(Outline.of(model), history=self.history, observe=self.observe)
 
     def seen(self, inputs: Iterable[object]) -> set[str]:
         """Return the names of the weights among `inputs`.
@@ -81,15 +93,25 @@ class Outline:
 
 
 def graph_facts(
-    graph: Graph, is_parameter: Callable[[Node], bool], outline: Outline | None
+    graph: Graph,
+    is_parameter: Callable[[Node], bool],
+    outline: Outline | None,
+    is_table: Callable[[Node], bool] = lambda _: False,
 ) -> GraphFacts:
     """Return what the passes must know about `graph`; without an outline, count the blocks it shows."""
-    names = frozenset(n.name for n in graph.nodes if n.op == "placeholder" and is_parameter(n))
+    placeholders = graph.find_nodes(op="placeholder")
+    names = frozenset(node.name for node in placeholders if is_parameter(node))
     if outline is None:
         sites = find_sites(graph, GraphFacts(parameters=names))
         return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
     return GraphFacts(
-        parameters=names, blocks=outline.blocks, modules=outline.modules, history=outline.history
+        parameters=names,
+        blocks=outline.blocks,
+        modules=outline.modules,
+        heads=outline.heads,
+        tables=frozenset(node.name for node in placeholders if is_table(node)),
+        vocabulary=outline.vocabulary,
+        history=outline.history,
     )
 
 

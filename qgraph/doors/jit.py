@@ -24,8 +24,8 @@ from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
 from qgraph.errors import ModelError, QGraphWarning
 from qgraph.ops import describe_lowering, make_store, state
-from qgraph.passes import Layer, Report, Target
-from qgraph.policy import Policy, check_blocks, check_named_parts, load_policy, stage
+from qgraph.passes import Report, Target
+from qgraph.policy import Policy, check_blocks, check_globs, check_named_parts, load_policy, stage
 
 Model = TypeVar("Model", bound=nn.Module)
 PolicyLike = Policy | str | os.PathLike[str]
@@ -98,8 +98,10 @@ def compile(
         raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
-    check_named_parts(chosen, outline.modules.values())
-    check_blocks(chosen, [Layer.at(name, outline.blocks) for name in outline.modules.values()])
+    layers = outline.layers
+    check_named_parts(chosen, layers)
+    check_blocks(chosen, layers)
+    check_globs(chosen, outline.modules.values())
     if chosen.parameters is not None:
         store_parameters(model, chosen.parameters)
     if chosen.history_length:

@@ -40,7 +40,7 @@ Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 def make_backend(
     policy: Policy,
     report: Report,
-    outline: Outline | None = None,
+    known: Outline | None = None,
     *,
     target: Target = "emulate",
     codegen: bool = True,
@@ -59,6 +59,7 @@ def make_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         dynamo.guard_modules(module)
+        outline = known.now() if known else None
         report.replaced += rewrite_model(module, policy, outline)
         frame = dynamo.frame()
         part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
@@ -77,6 +78,9 @@ def make_backend(
             policy=policy,
             report=report,
             parameters=_parameters(module, inputs),
+            tables=frozenset(
+                i for i, v in enumerate(inputs) if outline and id(v) in outline.tables
+            ),
             outline=outline,
             frame=frame,
             target=target,
@@ -154,6 +158,7 @@ class Rewrite(inductor.CustomGraphPass):
     policy: Policy
     report: Report
     parameters: frozenset[int]  # positions among the graph's inputs
+    tables: frozenset[int]  # those that hold embeddings
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
@@ -162,7 +167,12 @@ class Rewrite(inductor.CustomGraphPass):
 
     def facts(self, graph: Graph) -> GraphFacts:
         """Return what the passes must know about a joint graph."""
-        facts = graph_facts(graph, lambda node: input_index(node) in self.parameters, self.outline)
+        facts = graph_facts(
+            graph,
+            lambda node: input_index(node) in self.parameters,
+            self.outline,
+            lambda node: input_index(node) in self.tables,
+        )
         return replace(facts, processes=name_splits(self.processes, graph))
 
     def __call__(self, graph: Graph) -> None:

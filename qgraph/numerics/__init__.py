@@ -15,7 +15,7 @@ from qgraph.numerics.functions.softmax import two_pass_softmax
 from qgraph.numerics.gradient import quant_backward
 from qgraph.numerics.hadamard import TE_SIGNS, hadamard, random_signs
 from qgraph.numerics.noise import philox, random_bits
-from qgraph.numerics.quantize import dequantize, fake_quant, quantize, usual_rounding
+from qgraph.numerics.quantize import dequantize, fake_quant, in_range, quantize, usual_rounding
 from qgraph.numerics.scales import Scales
 from qgraph.numerics.sqnr import sqnr_db
 from qgraph.numerics.storage import as_torch, swizzle, torch_dtype, unswizzle
@@ -42,6 +42,7 @@ __all__ = [
     "error_bound",
     "fake_quant",
     "hadamard",
+    "in_range",
     "philox",
     "quant_backward",
     "quantize",

@@ -166,8 +166,12 @@ def _find(
     span: Tensor, whole: Tensor, fmt: BlockFormat, bits: Tensor | None, share: float
 ) -> Scales:
     if fmt.dialect != "te":
-        return dialects.RULES[fmt.dialect](span, whole, fmt, share)
-    return find_scales(span, whole, fmt, bits, share)
+        found = dialects.RULES[fmt.dialect](span, whole, fmt, share)
+    else:
+        found = find_scales(span, whole, fmt, bits, share)
+    # What saturates is stored as the dialect does; in a product it must not look like a number.
+    hidden = span.isinf() & found.decode.isfinite()
+    return replace(found, decode=torch.where(hidden, torch.nan, found.decode))
 
 
 def _scale_bits(span: Tensor, fmt: BlockFormat, noise: Noise | None) -> Tensor | None:

@@ -32,14 +32,27 @@ def fake_quant(
 
     Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same; amax [], or
     [..., M/A, 1, K/B, 1].
-    Dtypes: a floating-point one -> the same; arithmetic in float32, one rounding to x's dtype.
+    Dtypes: a floating-point one -> the same; arithmetic in float32, one rounding to x's dtype, which
+    leaves what is finite finite. A block with an infinity has nothing finite, whatever its codes are.
     Raises: ShapeError if x has fewer than two axes or `axis` is not one of the last two.
     Source: the rules of `qgraph.numerics.scales`.
     """
     x32 = _float32(x, axis)
     scales = block_scales(x32, fmt, axis, noise, kernels, amax)
     mode = rounding or usual_rounding(noise)
-    return kernels.round(x32, fmt, scales, axis, mode, noise, False).to(x.dtype).contiguous()
+    values = kernels.round(x32, fmt, scales, axis, mode, noise, False)
+    return in_range(values, x.dtype).to(x.dtype).contiguous()
+
+
+def in_range(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `values` such that those that are finite stay so in `dtype`: a code may be worth 65536.
+
+    Shapes, dtypes: float32 any -> the same.
+    """
+    if dtype != torch.float16:
+        return values
+    largest = torch.finfo(dtype).max
+    return torch.where(values.isinf(), values, values.clamp(-largest, largest))
 
 
 def quantize(
@@ -49,12 +62,14 @@ def quantize(
     noise: Noise | None = None,
     rounding: Rounding | None = None,
     kernels: Kernels = REFERENCE,
+    visible: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the bits hardware would store: (codes, scales, tensor scale).
 
     `axis` is moved last and both axes are padded with zeros to whole blocks. Codes of at most
     4 bits are packed two to a byte, the even index in the low half. An asymmetric format stores
-    the zero point behind each scale.
+    the zero point behind each scale. What is infinite is stored as the dialect says, for most by the
+    largest code; with `visible` the scale of its block is NaN, so that a product shows it.
 
     Shapes: x [..., M, K] -> codes [..., M', K'] (or K'/2), scales [..., M'/A, K'/B] (asymmetric:
     [..., M'/A, K'/B, 2]), tensor scale [], or [..., M, 1] with one for each row.
@@ -71,7 +86,10 @@ def quantize(
         if codes.shape[-1] % 2:
             codes = torch.nn.functional.pad(codes, (0, 1))
         codes = (codes[..., 0::2] & 15) | ((codes[..., 1::2] & 15) << 4)
-    stored = scales.stored.squeeze(-1).squeeze(-2)
+    stored = scales.stored
+    if visible and stored.is_floating_point():
+        stored = torch.where(scales.decode.isnan(), torch.nan, stored)
+    stored = stored.squeeze(-1).squeeze(-2)
     if scales.zero is not None:
         stored = torch.stack([stored, scales.zero.squeeze(-1).squeeze(-2)], -1)
     if fmt.scale.name == "e4m3":

@@ -45,7 +45,7 @@ def delayed_amax(x: Tensor, store: int, row: int, length: int, update: bool) -> 
     """Return the largest magnitude of the last `length` steps, this one left out; then note this one's.
 
     0 before the first step, which makes the scale 1. Steps whose largest magnitude is not finite
-    do not count. Without `update`, as in evaluation, nothing is noted.
+    do not count, but it is returned for this one. Without `update`, as in evaluation, nothing is noted.
 
     Shapes: x any -> [].
     Dtypes: -> float32.
@@ -64,4 +64,5 @@ def delayed_amax(x: Tensor, store: int, row: int, length: int, update: bool) -> 
         if update:
             history[1:] = history[:-1].clone()
             history[0] = x.abs().amax() if x.numel() else 0.0
+            past = torch.where(history[0].isfinite(), past, history[0].float())
     return past

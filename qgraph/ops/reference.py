@@ -32,11 +32,11 @@ def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor
 def _codes(
     x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return numerics.quantize(x, fmt, how.axis, how.noise, rounding)
+    return numerics.quantize(x, fmt, how.axis, how.noise, rounding, visible=True)
 
 
 def _both(x: Tensor, fmt: BlockFormat) -> tuple[Tensor, ...]:
-    row, column = (numerics.quantize(x, fmt, axis)[:2] for axis in (-1, -2))
+    row, column = (numerics.quantize(x, fmt, axis, visible=True)[:2] for axis in (-1, -2))
     return (*row, *column)
 
 

@@ -3,6 +3,7 @@
 from qgraph.policy.decide import (
     Decision,
     check_blocks,
+    check_globs,
     check_named_parts,
     decide,
     first_match,
@@ -69,6 +70,7 @@ __all__ = [
     "Switch",
     "Transform",
     "check_blocks",
+    "check_globs",
     "check_named_parts",
     "check_run",
     "decide",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from qgraph.errors import PolicyError, QGraphWarning
+from qgraph.policy.keys.groups import EMBEDDINGS, GROUPS, names_module
 from qgraph.policy.keys.match import from_start
 from qgraph.policy.keys.operand import HIGH, OperandPolicy
 from qgraph.policy.keys.rules import Rule
@@ -82,14 +84,14 @@ def check_blocks(policy: Policy, sites: Iterable[SiteFacts]) -> None:
             _check_rule(rule, count)
 
 
-def check_named_parts(policy: Policy, modules: Iterable[str]) -> None:
+def check_named_parts(policy: Policy, layers: Iterable[SiteFacts]) -> None:
     """Check that the model has the named parts, such as ffn, that the policy quantizes.
 
     Warns (QGraphWarning) of each rule whose part the model lacks.
 
     Raises: PolicyError if that leaves no rule that quantizes.
     """
-    known = tuple(modules)
+    known = tuple(layers)
     rules = [rule for rule in policy.rules if rule.quantizes]
     lacking = [rule for rule in rules if not _has_part(rule, known)]
     for rule in lacking:
@@ -107,9 +109,27 @@ def check_named_parts(policy: Policy, modules: Iterable[str]) -> None:
         )
 
 
-def _has_part(rule: Rule, modules: Iterable[str]) -> bool:
+def _has_part(rule: Rule, layers: Iterable[SiteFacts]) -> bool:
     groups = rule.match.groups
-    return groups is None or any(group.names(name) for group in groups for name in modules)
+    return groups is None or any(g.names(s.module, s.part) for g in groups for s in layers)
+
+
+def check_globs(policy: Policy, modules: Iterable[str]) -> None:
+    """Warn (QGraphWarning) of each module path of a rule that names no module of the model.
+
+    Of the names that heads and embeddings usually have, any may be missing.
+    """
+    known, usual = tuple(modules), {*EMBEDDINGS, *GROUPS["head"]}
+    for rule in (*policy.rules, *policy.schedule):
+        for glob in rule.match.modules or ():
+            if glob not in usual and not any(names_module(glob, name) for name in known):
+                close = difflib.get_close_matches(glob, known, n=1, cutoff=0.5)
+                fix = f"did you mean {close[0]}?" if close else "`qgraph inspect` lists its modules"
+                warnings.warn(
+                    f"{policy.name}: {rule.key}: no module of this model is called '{glob}'; {fix}",
+                    QGraphWarning,
+                    stacklevel=3,
+                )
 
 
 def _check_rule(rule: Rule | Switch, count: int) -> None:

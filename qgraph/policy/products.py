@@ -43,6 +43,10 @@ class SiteFacts(Protocol):
         """Dotted module path; may be empty."""
 
     @property
+    def part(self) -> str:
+        """The named part of the model that it is by its structure, such as head; "" if by its name alone."""
+
+    @property
     def role(self) -> str:
         """One of ROLES."""
 

@@ -60,8 +60,14 @@ class CoverageCallback(TrainerCallback):
         )
 
 
+_WRAPPERS = ("torch", "accelerate", "deepspeed")
+
+
 def unwrap(model: Any) -> Any:
-    """Return the model inside the wrappers of accelerate and torch."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
+    """Return the model inside the wrappers of torch, accelerate and DeepSpeed; a user's own is the model."""
+    while type(model).__module__.split(".")[0] in _WRAPPERS:
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
     return model

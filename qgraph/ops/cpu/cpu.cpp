@@ -113,7 +113,7 @@ void make_scales(const uint32_t* amax, float* encode, float* decode, int64_t n, 
       } else {
         const float e = f.max / a;
         encode[i] = usable ? (e > kFloatMax ? kFloatMax : e) : 1.0f;
-        decode[i] = 1.0f / encode[i];
+        decode[i] = amax[i] == 0x7f800000u ? NAN : 1.0f / encode[i];
       }
     }
   } else {

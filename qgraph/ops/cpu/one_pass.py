@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qgraph.formats import BlockFormat, FloatFormat, IntFormat, Range, Rounding
-from qgraph.numerics import Noise, check_axis
+from qgraph.numerics import Noise, check_axis, in_range
 from qgraph.ops.cpu.build import loaded
 from qgraph.ops.cpu.rotate import largest_bits, rotate_on_cpu, why_not_cpu
 from qgraph.ops.machine import Machine
@@ -95,7 +95,8 @@ def quantize_in_one_pass(
     """
     check_axis(x, axis)
     if x.dtype == torch.float16:  # float32 inside, and one rounding at the end: the same values
-        return quantize_in_one_pass(x.float(), fmt, axis, noise, known_amax).to(x.dtype)
+        found = quantize_in_one_pass(x.float(), fmt, axis, noise, known_amax)
+        return in_range(found, x.dtype).to(x.dtype)
     x = x.contiguous()
     out = torch.empty_like(x)
     if not x.numel():

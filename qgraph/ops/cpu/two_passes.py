@@ -101,7 +101,7 @@ def _values(x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How) -> Tensor
 def _codes(
     x: Tensor, fmt: BlockFormat, rounding: Rounding, how: How
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return numerics.quantize(x, fmt, how.axis, how.noise, rounding, CPU_STEPS)
+    return numerics.quantize(x, fmt, how.axis, how.noise, rounding, CPU_STEPS, visible=True)
 
 
 CPU_VALUES = Kernel(

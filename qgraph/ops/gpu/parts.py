@@ -85,7 +85,8 @@ def tensor_scales(amax, MAX: tl.constexpr):
     encode = tl.div_rn(MAX, amax)
     encode = tl.where(encode > FLT_MAX, FLT_MAX, encode)
     encode = tl.where((amax != 0) & (bits_of(amax) != 0x7F800000), encode, 1.0)
-    return encode, tl.div_rn(1.0, encode)
+    decode = tl.div_rn(1.0, encode)
+    return encode, tl.where(bits_of(amax) == 0x7F800000, float("nan"), decode)
 
 
 @jit

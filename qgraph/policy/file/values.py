@@ -91,6 +91,13 @@ def _module(value: object) -> str:
         raise value_fault(f"'{value}' is not a module path", "write {key}: lm_head")
     if not value:
         raise value_fault("the module path is empty", "write {key}: lm_head")
+    if pattern := re.match(r"re:|regex:|\^|.*(\\|\.\*|\$|\(|\||\+)", value):
+        glob = re.sub(r"^(re|regex):|[\^$\\]", "", value).replace(".*", "*").replace("()", "")
+        what = "a regular expression" if pattern[0][:2] != "re" else "another tool's notation"
+        raise value_fault(
+            f"'{value}' is {what}",
+            f"write a glob, in which * stands for anything, such as '{glob}'",
+        )
     if re.search(r"[\s,]", value):
         what = "a comma" if "," in value else "white space"
         raise value_fault(f"'{value}' has {what}", "write a list: [lm_head, score]")

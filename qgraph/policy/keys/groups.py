@@ -51,9 +51,9 @@ class Group:
     name: str
     modules: tuple[str, ...]
 
-    def names(self, module: str) -> bool:
-        """Whether `module` is in the group."""
-        inside = any(
+    def names(self, module: str, part: str = "") -> bool:
+        """Whether `module` is in the group: by its path, or as `part`, which its structure shows it to be."""
+        inside = part == self.name or any(
             names_module(glob, module) for glob in self.modules if not glob.startswith("!")
         )
         return inside and not any(

@@ -62,7 +62,7 @@ class Match:
         return (
             (self.ops is None or site.op in self.ops or self._names_attention(site.op))
             and (self.roles is None or site.role in self.roles)
-            and (self.groups is None or any(g.names(site.module) for g in self.groups))
+            and (self.groups is None or any(g.names(site.module, site.part) for g in self.groups))
             and (
                 self.modules is None
                 or any(names_module(glob, site.module) for glob in self.modules)
