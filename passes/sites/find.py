@@ -42,7 +42,7 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
 
     `split_products` comes first: a node that holds two products would count as its first.
     """
-    late, frame = _depends_on_tangents(graph), frame_module(graph, facts.modules)
+    late, frame = _depends_on_tangents(graph), frame_module(graph, facts.modules) or facts.root
     computed = _computed_weights(graph, facts.parameters)
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     forward: dict[object, _Forward] = {}

@@ -18,13 +18,15 @@ def mark_heads(sites: Iterable[Site], facts: GraphFacts) -> tuple[Site, ...]:
     blocks one with as many outputs as the largest embedding has rows, and fewer inputs.
     """
     known = tuple(sites)
-    pairs = {site.sequence for site in known if site.role == "fprop" and _is_head(site, facts)}
-    return tuple(
-        replace(site, part="head")
-        if site.module.removesuffix(_WRAPPED) in facts.heads or site.sequence in pairs - {None}
-        else site
-        for site in known
-    )
+    forward = [site for site in known if site.role == "fprop" and _is_head(site, facts)]
+    heads, pairs = {site.number for site in forward}, {site.sequence for site in forward} - {None}
+
+    def is_head(site: Site) -> bool:
+        if site.module.removesuffix(_WRAPPED) in facts.heads:
+            return True
+        return site.number in heads or (site.role != "fprop" and site.sequence in pairs)
+
+    return tuple(replace(site, part="head") if is_head(site) else site for site in known)
 
 
 def _is_head(site: Site, facts: GraphFacts) -> bool:

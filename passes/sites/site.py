@@ -19,8 +19,9 @@ class GraphFacts:
     stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
     path of each module by its id, as text. `heads` are the paths of modules that make a vocabulary's
     scores, `tables` the placeholders that hold embeddings, `vocabulary` the rows of the largest.
-    `history` is the store of amax histories, if there is one; `processes` are the `Processes` that run
-    the graph together, None for one alone.
+    `root` is the path of the module whose graph it is, where the graph does not tell. `history` is the
+    store of amax histories, if there is one; `processes` are the `Processes` that run the graph
+    together, None for one alone.
     """
 
     parameters: frozenset[str]
@@ -29,6 +30,7 @@ class GraphFacts:
     heads: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     vocabulary: int = 0
+    root: str = ""
     history: int | None = None
     processes: Processes | None = None
 

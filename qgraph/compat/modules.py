@@ -47,6 +47,17 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def wrapped_by_compile(model: object) -> nn.Module | None:
+    """Return the module in what `torch.compile(module)` gives, None if it is something else."""
+    found = getattr(model, _WRAPPERS[0], None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def version_of(value: Tensor) -> int:
+    """Return a number that changes whenever `value` is written in place."""
+    return 0 if value.is_inference() else value._version
+
+
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """Return the buffers that `module` itself holds; it can be written."""
     return module._buffers

@@ -170,6 +170,7 @@ NAMES: tuple[Name, ...] = (
         ("parameters behind a property", "_parameters"),
         ("paths of modules as Dynamo writes them", "_modules"),
     ),
+    *names_in("modules", "torch", ("one place in a history a step", "Tensor._version")),
     *names_in(
         "modules",
         "torch._dynamo",

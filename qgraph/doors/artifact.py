@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qgraph.doors.converting import Conversion
 from qgraph.doors.jit import compile, coverage
 from qgraph.errors import ArtifactError
 from qgraph.models import load_model
+from qgraph.ops import BUFFER, history_of
 from qgraph.passes import report_json
 from qgraph.policy import Policy, dump_policy, load_policy
 
@@ -115,4 +116,15 @@ def load(directory: str | os.PathLike[str]) -> nn.Module:
         )
     policy = load_policy(path / "policy.yaml")
     model: nn.Module = compile(load_model(str(path)), policy)
+    _restore_history(model, path)
     return model
+
+
+def _restore_history(model: nn.Module, path: Path) -> None:
+    """Give a model the amax histories it was saved with: it has their buffer only once it is compiled."""
+    own = history_of(model)
+    for file in sorted(path.glob("*.safetensors")) if own is not None else ():
+        with safe_open(file, "pt") as stored:
+            found = {*stored.keys()} & {BUFFER}
+            if found and stored.get_slice(BUFFER).get_shape() == [*own.shape]:
+                own.copy_(stored.get_tensor(BUFFER))

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from qgraph.compat import modules, watching
+from qgraph.compat import dynamo, modules, watching
 from qgraph.doors.audit import Audit
 
 _Call = Callable[..., Any]
-_Compile = Callable[[_Call], _Call]
+_Compile = Callable[[_Call, str], _Call]  # of a part's call, and its path
 
 
 class Part:
     """What runs when a part of a compiled model is called: in a call of the model, the part itself."""
 
-    def __init__(self, module: nn.Module, audit: Audit, compile_call: _Compile) -> None:
-        self._plain, self._audit, self._compile = modules.plain_call(module), audit, compile_call
+    def __init__(self, module: nn.Module, path: str, audit: Audit, compile_call: _Compile) -> None:
+        self._plain, self._path = modules.plain_call(module), path
+        self._audit, self._compile = audit, compile_call
         self._compiled: _Call | None = None
 
     @watching.passed
@@ -38,7 +39,8 @@ class Part:
     @watching.entered
     def _alone(self) -> _Call:
         if self._compiled is None:
-            self._compiled = self._audit.hold(self._compile(self._plain), self._plain)
+            compiled = self._compile(followed(self._plain), self._path)
+            self._compiled = self._audit.hold(compiled, self._plain)
         return self._compiled
 
 
@@ -76,6 +78,12 @@ class Forward:
         return getattr, (self._model, "forward")
 
 
+def followed(call: _Call) -> _Call:
+    """Return a module's own call such that Dynamo follows it: not that of torch's modules, as nn.Linear."""
+    module: nn.Module = call.__self__  # type: ignore[attr-defined]
+    return call if dynamo.enters(type(module).forward) else dynamo.inlined(call)
+
+
 def open_entrances(model: nn.Module, audit: Audit, compile_call: _Compile) -> None:
     """Have `model.forward` and calls of parts with matrices run under the policy of `model`.
 
@@ -83,10 +91,10 @@ def open_entrances(model: nn.Module, audit: Audit, compile_call: _Compile) -> No
     """
     if not isinstance(model.forward, Forward):
         model.forward = Forward(model, audit)
-    for module in model.modules():
+    for path, module in model.named_modules():
         known = modules.compiled_call(module)
         if module is not model and _multiplies(module) and isinstance(known, Part | None):
-            modules.set_compiled_call(module, Part(module, audit, compile_call))
+            modules.set_compiled_call(module, Part(module, path, audit, compile_call))
 
 
 def close_entrances(model: nn.Module) -> None:

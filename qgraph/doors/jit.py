@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from qgraph.compat import dynamo, modules
 from qgraph.doors.audit import Audit
 from qgraph.doors.callers import Callers
-from qgraph.doors.entrances import close_entrances, open_entrances
+from qgraph.doors.entrances import close_entrances, followed, open_entrances
 from qgraph.doors.facts import Outline
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
@@ -149,18 +149,23 @@ def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, wa
     audit = Audit(report, Callers(model), strict=ways.strict) if policy.quantizes else None
     # Past Dynamo's limit, the next model of this class, or block of this model, would run unquantized.
     options = {**dynamo.own_limit(_alike(model)), **ways.options}
-    backend = make_backend(
-        policy, report, outline,
-        target=ways.target, codegen=ways.codegen, audit=audit, limit=dynamo.limit_of(options),
-    )  # fmt: skip
+
+    def backend(part: str = "") -> Backend:
+        return make_backend(
+            policy, report, outline, target=ways.target, codegen=ways.codegen,
+            audit=audit, limit=dynamo.limit_of(options), part=part,
+        )  # fmt: skip
+
     close_entrances(model)
-    call = among_processes(_compile_in_place(model, backend, options))
+    call = among_processes(_compile_in_place(model, backend(), options))
     if audit is not None:
         call = audit.hold(call, modules.plain_call(model))
         open_entrances(
             model,
             audit,
-            lambda part: among_processes(torch.compile(part, backend=backend, **options)),
+            lambda call, part: among_processes(
+                torch.compile(call, backend=backend(part), **options)
+            ),
         )
     if policy.min_flops is not None:
         call = _hold_coverage(call, report)
@@ -215,7 +220,7 @@ def _compile_in_place(
     """Compile `model` in place; return what now runs when it is called."""
     model.compile(backend=backend, **options)
     if not dynamo.enters(type(model).forward):
-        call = dynamo.inlined(modules.plain_call(model))
+        call = followed(modules.plain_call(model))
         modules.set_compiled_call(model, torch.compile(call, backend=backend, **options))
     compiled = modules.compiled_call(model)
     assert compiled is not None, "the model was just compiled"

@@ -46,10 +46,12 @@ def make_backend(
     codegen: bool = True,
     audit: Audit | None = None,
     limit: int | None = None,
+    part: str = "",
 ) -> Backend:
     """Return a torch.compile backend for one policy; what it does is added to `report`.
 
-    `audit` counts what runs of it; `limit` is how often torch compiles one part, None for its own.
+    `audit` counts what runs of it; `limit` is how often torch compiles one piece, None for its own;
+    `part` is the path of the module that is compiled, of a whole model "".
 
     Each policy has a backend object of its own because Dynamo guards on the object: a hook in
     Inductor's global configuration is not guarded, and a second policy would get the first's code.
@@ -62,11 +64,11 @@ def make_backend(
         outline = known.now() if known else None
         report.replaced += rewrite_model(module, policy, outline)
         frame = dynamo.frame()
-        part = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
-        times[part] += 1
-        if times[part] == (limit or dynamo.recompile_limit()):
+        piece = (frame, frozenset(id(v) for v in inputs if isinstance(v, nn.Parameter)))
+        times[piece] += 1
+        if times[piece] == (limit or dynamo.recompile_limit()):
             warnings.warn(
-                f"one part of the model was compiled {times[part]} times, which is Dynamo's limit: if "
+                f"one part of the model was compiled {times[piece]} times, which is Dynamo's limit: if "
                 "its inputs change again it runs without quantization; pass dynamic=True to "
                 f"qgraph.compile, or raise {dynamo.limit_setting()}",
                 QGraphWarning,
@@ -82,6 +84,7 @@ def make_backend(
                 i for i, v in enumerate(inputs) if outline and id(v) in outline.tables
             ),
             outline=outline,
+            part=part,
             frame=frame,
             target=target,
             processes=meshes.see(inputs, outline.owner() if outline else None),
@@ -160,6 +163,7 @@ class Rewrite(inductor.CustomGraphPass):
     parameters: frozenset[int]  # positions among the graph's inputs
     tables: frozenset[int]  # those that hold embeddings
     outline: Outline | None
+    part: str  # the path of the module that is compiled
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
     processes: Processes | None  # with splits by number of the input
@@ -173,7 +177,7 @@ class Rewrite(inductor.CustomGraphPass):
             self.outline,
             lambda node: input_index(node) in self.tables,
         )
-        return replace(facts, processes=name_splits(self.processes, graph))
+        return replace(facts, root=self.part, processes=name_splits(self.processes, graph))
 
     def __call__(self, graph: Graph) -> None:
         """Rewrite a joint graph in place, and report it."""

@@ -169,6 +169,8 @@ def _find(
         found = dialects.RULES[fmt.dialect](span, whole, fmt, share)
     else:
         found = find_scales(span, whole, fmt, bits, share)
+    if fmt.two_level and fmt.dialect == "te":  # the tensor scale shows an infinity
+        return found
     # What saturates is stored as the dialect does; in a product it must not look like a number.
     hidden = span.isinf() & found.decode.isfinite()
     return replace(found, decode=torch.where(hidden, torch.nan, found.decode))

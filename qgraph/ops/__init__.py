@@ -26,7 +26,7 @@ from qgraph.ops.define import (
 from qgraph.ops.devices import DEVICES, Device, DeviceError, Kind, find_device
 from qgraph.ops.gpu.launch import OPTIONS, Launch
 from qgraph.ops.gpu.product import why_no_nvfp4
-from qgraph.ops.history import make_store, row_of
+from qgraph.ops.history import BUFFER, history_of, make_store, row_of
 from qgraph.ops.kernels import KERNELS, Chosen, choose, product_named
 from qgraph.ops.lowering import describe_lowering
 from qgraph.ops.machine import Machine, at_hand, forget_machines, machine_of
@@ -37,6 +37,7 @@ from qgraph.ops.shared import know_group
 from qgraph.ops.work import How, Kernel, Known, Multiply, Quantize, Rotate, Wanted
 
 __all__ = [
+    "BUFFER",
     "DEVICES",
     "KERNELS",
     "MAX_SUMMED",
@@ -69,6 +70,7 @@ __all__ = [
     "forget_machines",
     "grouped_mm",
     "hadamard",
+    "history_of",
     "know_group",
     "machine_of",
     "make_recorder",

@@ -21,6 +21,12 @@ RECORDER_NUMBERS = itertools.count()
 GRAPH_NUMBERS = itertools.count(1)
 # The models that keep amax histories, by number: see `qgraph.ops.history`.
 STORES: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+# For each of them, what each row's operand is scaled by in the step under way, and which step that is.
+PASTS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# Their histories in float32, which a change of the model's dtype rounds.
+HISTORIES: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# How many steps all optimizers have taken: see `qgraph.ops.history`.
+OPTIMIZER_STEPS: dict[str, int] = {}
 # The recorders of telemetry, by number: see `qgraph.ops.observe`.
 RECORDERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 # Groups of processes, by name: see `qgraph.ops.shared`.

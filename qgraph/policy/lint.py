@@ -37,6 +37,7 @@ class _Product:
     block: int | None = None
     block_count: int | None = None
     operand_kinds: tuple[str, ...] = ("input", "weight")
+    part: str = ""
 
 
 def lint(policy: Policy, head: str = "lm_head") -> list[Advice]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
+from qgraph.compat import modules
 from qgraph.doors import coverage
 from qgraph.errors import QGraphWarning
 from qgraph.passes import make_totals, report_text
@@ -66,7 +67,7 @@ _WRAPPERS = ("torch", "accelerate", "deepspeed")
 def unwrap(model: Any) -> Any:
     """Return the model inside the wrappers of torch, accelerate and DeepSpeed; a user's own is the model."""
     while type(model).__module__.split(".")[0] in _WRAPPERS:
-        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        inner = modules.wrapped_by_compile(model) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
             break
         model = inner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DynamoBackend
 from torch import nn
@@ -12,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from qgraph.doors import PolicyLike, as_policy, compile, compiled_by_us
 from qgraph.errors import ModelError, PolicyError
+from qgraph.ops import history_of
 from qgraph.passes import Target
 from qgraph.policy import PLATEAU
 from qgraph.training.callback import CoverageCallback, unwrap
@@ -52,6 +54,7 @@ class QGraphCallback(CoverageCallback, ExportableState):
         self._telemetry, self._table = telemetry, table
         self._options: dict[str, Any] = {"target": target, **options}
         self._run: Run | None = None
+        self._model: nn.Module | None = None
         self._reporters: Reporters | None = None
         self._saw_init = False
 
@@ -78,6 +81,7 @@ class QGraphCallback(CoverageCallback, ExportableState):
             )
         self._compile(model)
         self._check_signals(args, model)
+        self._model = model
         self.close()
         main = state.is_world_process_zero
 
@@ -104,6 +108,9 @@ class QGraphCallback(CoverageCallback, ExportableState):
             and saved.get("attributes", {}).get("saved")
         ):
             self._restore(saved["attributes"]["saved"], state.global_step)
+            history, stored = history_of(model), saved["attributes"].get("history")
+            if history is not None and stored is not None:
+                history.copy_(torch.tensor(stored))
         state.stateful_callbacks.setdefault(NAME, self.state())  # a checkpoint of a run without it
         super().on_train_begin(args, state, control, **kwargs)
 
@@ -140,7 +147,12 @@ class QGraphCallback(CoverageCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what Trainer keeps in a checkpoint."""
         saved = self._run.state() if self._run is not None else None
-        return {"args": {}, "attributes": {"saved": saved}}
+        attributes: dict[str, Any] = {"saved": saved}
+        history = None if self._model is None else history_of(self._model)
+        if history is not None and hasattr(self._model, "peft_config"):
+            # A checkpoint of adapters alone leaves the buffers of the model out.
+            attributes["history"] = history.float().tolist()
+        return {"args": {}, "attributes": attributes}
 
     def _log(self, scalars: dict[str, float]) -> None:
         if self._reporters is not None and self._run is not None:

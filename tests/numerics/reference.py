@@ -91,7 +91,8 @@ def block_values(
             return to_grid(x / divisor, element, noise) * divisor
         unusable = amax == 0 or np.isinf(amax)
         factor = F32(1) if unusable else np.minimum(top / amax, FLT_MAX)
-        return to_grid(x * factor, element, noise) * (F32(1) / factor)
+        worth = F32(np.nan) if np.isinf(amax) else F32(1) / factor  # an infinity must show
+        return to_grid(x * factor, element, noise) * worth
     power = F32(np.nan)
     if np.isfinite(amax):
         if scale == "ue8m0-rceil":

@@ -20,7 +20,7 @@ def test_dequantize_gives_back_what_fake_quant_gives(text: str, kind: str) -> No
     fmt = parse_format(text)
     for dtype, axis in ((torch.float32, -1), (torch.bfloat16, -2)):
         x = DATA[kind].to(dtype)
-        stored = quantize(x, fmt, axis)
+        stored = quantize(x, fmt, axis, visible=True)
         found = dequantize(*stored, fmt, x.shape, axis, dtype)
         want = fake_quant(x, fmt, axis)
         if text.startswith("int"):  # an integer has no negative zero
@@ -37,7 +37,7 @@ def test_any_shape_comes_back(text: str, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(8))
     for axis in (-1, -2):
         for noise in (None, Noise(seed=3, site=4)):
-            stored = quantize(x, fmt, axis, noise)
+            stored = quantize(x, fmt, axis, noise, visible=True)
             found = dequantize(*stored, fmt, x.shape, axis, x.dtype)
             assert torch.equal(found, fake_quant(x, fmt, axis, noise)), (axis, noise)
             assert found.is_contiguous()

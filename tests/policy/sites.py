@@ -13,6 +13,7 @@ class Site:
     block: int | None = 0
     block_count: int | None = 4
     operand_kinds: tuple[str, ...] = ("input", "weight")
+    part: str = ""
 
 
 def stack(count: int) -> list[Site]:

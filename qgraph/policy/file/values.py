@@ -91,12 +91,11 @@ def _module(value: object) -> str:
         raise value_fault(f"'{value}' is not a module path", "write {key}: lm_head")
     if not value:
         raise value_fault("the module path is empty", "write {key}: lm_head")
-    if pattern := re.match(r"re:|regex:|\^|.*(\\|\.\*|\$|\(|\||\+)", value):
-        glob = re.sub(r"^(re|regex):|[\^$\\]", "", value).replace(".*", "*").replace("()", "")
-        what = "a regular expression" if pattern[0][:2] != "re" else "another tool's notation"
+    if pattern := re.match(r"re:|regex:|\.\*|\^|.*[\\$(|+]", value):
+        glob = re.sub(r"^(re|regex):|^\^|\$$|\\", "", value).replace(".*", "*")
+        what = "another tool's notation" if pattern[0].endswith(":") else "a regular expression"
         raise value_fault(
-            f"'{value}' is {what}",
-            f"write a glob, in which * stands for anything, such as '{glob}'",
+            f"'{value}' is {what}", f"write a glob, where * stands for anything, dots too: '{glob}'"
         )
     if re.search(r"[\s,]", value):
         what = "a comma" if "," in value else "white space"
