@@ -45,7 +45,7 @@ def convert(
         import transformers
 
         from qgraph.doors import analyze, new_directory, write_artifact
-        from qgraph.models import example_inputs, load_model
+        from qgraph.models import example_inputs, folder_of, load_model
         from qgraph.passes import report_json, report_text
 
         transformers.utils.logging.disable_progress_bar()
@@ -56,7 +56,8 @@ def convert(
         found = analyze(loaded, chosen, example_inputs(loaded, batch, length))
         if folder is not None:
             step(f"writing {out}")
-            write_artifact(loaded, found, folder, source=model)
+            preset = model.startswith("preset:")
+            write_artifact(loaded, found, folder, source=None if preset else folder_of(model))
     if as_json:
         print_json({"inputs": found.inputs, **report_json(found.report)})
     else:

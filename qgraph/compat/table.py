@@ -67,7 +67,6 @@ NAMES: tuple[Name, ...] = (
         ("settings for the time of a call", "config.patch"),
         ("warning before a model runs as it is", "config.recompile_limit"),
         ("saying why a model ran as it is", "utils.counters"),
-        ("saying that a model cannot be captured", "exc.TorchDynamoException"),
         ("compiling modules of torch's own", "external_utils.wrap_inline"),
         ("capturing without running", "functional_export._dynamo_graph_capture_for_export"),
         ("the model's own names of parameters", "functional_export[_export_root]"),

@@ -30,9 +30,6 @@ from qgraph.passes import (
 )
 from qgraph.policy import Policy, load_policy
 
-# What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
-_FAILURES = (dynamo.NotFollowed, AssertionError, RuntimeError)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Capture:
@@ -173,20 +170,42 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
+    """Return `model(**inputs)` as one graph."""
+    try:
+        return _followed(model, inputs)
+    except ModelError as first:
+        # Some models set hooks up in their first call, which breaks the graph once.
+        _run_once(model, inputs)
+        try:
+            return _followed(model, inputs)
+        except ModelError:
+            raise first from first.__cause__
+
+
+def _followed(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
         return dynamo.capture_module(model, inputs)
-    except _FAILURES as first:
-        # Some models set hooks up in their first call, which breaks the graph once.
-        try:
-            with torch.no_grad():
-                model(**inputs)
-            return dynamo.capture_module(model, inputs)
-        except _FAILURES:
-            reason = str(first).strip().split("\n")[0]
-            raise ModelError(
-                f"{type(model).__name__} cannot be captured as one graph: {reason}",
-                "use qgraph.compile(model, policy): it takes models in pieces",
-            ) from first
+    except Exception as error:  # Dynamo's own, its assertions, and what the model raises
+        raise ModelError(
+            f"{type(model).__name__} cannot be captured as one graph: {_reason(error)}",
+            "use qgraph.compile(model, policy): it takes models in pieces",
+        ) from error
+
+
+def _run_once(model: nn.Module, inputs: dict[str, Any]) -> None:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} does not run on {', '.join(inputs)}: {_reason(error)}",
+            "give inputs that it runs on: qgraph.convert(model, policy, example_inputs)",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return text if text and not isinstance(error, LookupError) else f"{type(error).__name__} {text}"
 
 
 def _parameter(module: GraphModule, node: Node) -> nn.Parameter | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qgraph.compat import fake, modules
+from qgraph.models.bounds import Bound, bounded
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
 from qgraph.passes import Layer
@@ -125,7 +126,7 @@ def shapes_of(
     """
     build = getattr(kind, "_from_config", None) or kind.from_config
     options = {} if dtype is None else {"dtype": dtype}
-    with torch.device("meta"):
+    with bounded(kind.__name__, Bound()):
         model = build(copy.deepcopy(config), **options).train()
     found = Shapes(model=model, parameters={n: p.numel() for n, p in model.named_parameters()})
     if few and (stack := _stack_of(model)):
