@@ -101,6 +101,13 @@ NAMES: tuple[Name, ...] = (
         "torch._inductor",
         ("handing Inductor the passes", "compile_fx.compile_fx(config_patches)"),
         (
+            "torch.compile's mode and options",
+            "config.get_config_copy",
+            "config.get_type",
+            "list_mode_options",
+            "list_options",
+        ),
+        (
             "one table for both doors",
             "compile_fx.compile_fx(decompositions)",
             "decomposition.select_decomp_table",

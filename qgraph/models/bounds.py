@@ -78,7 +78,7 @@ class _Counting(TorchFunctionMode):
 
     def __init__(self, name: str, bound: Bound) -> None:
         super().__init__()
-        self._name, self._bound = name, bound
+        self._model, self._bound = name, bound
         self._tensors = self._elements = 0
 
     def __torch_function__(
@@ -94,7 +94,7 @@ class _Counting(TorchFunctionMode):
             ):
                 if counted > most:
                     raise ModelError(
-                        f"{self._name}: its config describes a model of more than {most:.3g} {what}, the "
+                        f"{self._model}: its config describes a model of more than {most:.3g} {what}, the "
                         f"limit of {self._bound.whose}",
                         self._bound.fix,
                     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,16 @@ _TEXT = {
     "causal_lm", "masked_lm", "pretraining", "seq_to_seq_causal_lm", "speech_seq_2_seq",
     "image_text_to_text", "multimodal_lm",
 }  # fmt: skip
-SAMPLES = 16000  # of sound: a second
+# Where a config keeps what it says of images, and of the size of sound's features.
+_VISION = ("vision_config", "backbone_config", "encoder", "encoder_config")
+_FEATURES = (
+    "input_feat_per_channel",
+    "feature_projection_input_dim",
+    "num_mel_bins",
+    "num_mel_channels",
+)
+SAMPLES = 19200  # of sound, a multiple of the strides that are usual
+FRAMES = 256  # of sound, where the config does not say how many
 
 
 def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[str, Tensor]:
@@ -50,15 +59,21 @@ class _Examples:
 
     def make(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        main = self.model.main_input_name
-        first = main if isinstance(main, str) else main[0]
-        inputs = dict(self._inputs(first, generator))
-        if first not in inputs:
+        main = self._main()
+        inputs = dict(self._inputs(main, generator))
+        if main not in inputs:
             raise ModelError(
-                f"{type(self.model).__name__} takes {first}, for which there are no example inputs",
+                f"{type(self.model).__name__} takes {main}, for which there are no example inputs",
                 "call qgraph.convert(model, policy, example_inputs) from Python",
             )
         return inputs | dict(self._labels(inputs, generator))
+
+    def _main(self) -> str:
+        """Return what the model is about: as it says, if its forward takes it, else the first of those."""
+        names = self.model.main_input_name
+        name: str = names if isinstance(names, str) else names[0]
+        own = [key for key in self.takes if key not in ("args", "kwargs")]  # none in a wrapper
+        return name if name in own or not own else own[0]
 
     @property
     def config(self) -> Any:
@@ -69,9 +84,9 @@ class _Examples:
         return tasks_of(type(self.model))
 
     @property
-    def takes(self) -> frozenset[str]:
+    def takes(self) -> Mapping[str, Any]:
         """The inputs its forward knows by name."""
-        return frozenset(inspect.signature(self.model.forward).parameters)
+        return inspect.signature(self.model.forward).parameters
 
     def tokens(self, generator: torch.Generator, length: int = 0) -> Tensor:
         text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else None
@@ -86,51 +101,50 @@ class _Examples:
         return torch.randint(low, vocabulary, shape, generator=generator)
 
     def _inputs(self, main: str, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        both = "zero_shot_image_classification" in self.tasks  # text beside images
-        if main == "input_ids" or both:
+        pair = hasattr(self.config, "projection_dim") and {"input_ids", "pixel_values"} <= {
+            *self.takes
+        }
+        if main == "input_ids" or pair:
             ids = self.tokens(generator)
             several = "multiple_choice" in self.tasks
             yield "input_ids", ids.unsqueeze(1).expand(-1, 2, -1).contiguous() if several else ids
-        shape = self._images() if main == "pixel_values" or both else self._sound(main)
+        name = "pixel_values" if pair else main
+        shape = self._images() if name.startswith("pixel_values") else self._sound(name)
         if shape is not None:
-            name = "pixel_values" if both else main
             yield name, torch.randn(self.batch, *shape, generator=generator)
-        if both and "return_loss" in self.takes:
+        if pair and "return_loss" in self.takes:
             yield "return_loss", torch.tensor(True)
 
     def _images(self) -> tuple[int, ...]:
-        vision = next(
-            (
-                found
-                for name in ("vision_config", "backbone_config", "encoder", "encoder_config")
-                if (found := getattr(self.config, name, None)) is not None
-                and hasattr(found, "num_channels")
-            ),
-            self.config,
-        )
+        vision = next(filter(None, (self._part(part) for part in _VISION)), self.config)
         size = (
             getattr(vision, "image_size", None) or getattr(self.config, "image_size", None) or 224
         )
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         image = (getattr(vision, "num_channels", 3), height, width)
-        if "video_classification" in self.tasks:
-            return (getattr(self.config, "num_frames", 16), *image)
+        for frames in ("num_frames", "frames_per_clip"):
+            count = getattr(vision, frames, None)
+            if count:
+                return (count, *image)
         return image
 
-    def _sound(self, main: str) -> tuple[int, ...] | None:
-        config = getattr(self.config, "audio_config", self.config)
-        if main == "input_values":
+    def _part(self, name: str) -> Any:
+        found = getattr(self.config, name, None)
+        return found if hasattr(found, "num_channels") else None
+
+    def _sound(self, name: str) -> tuple[int, ...] | None:
+        config = getattr(self.config, "audio_config", None) or self.config
+        config = getattr(config, "encoder_config", None) or config
+        if name == "input_values":
             bins = getattr(config, "num_mel_bins", None)
             return (SAMPLES,) if bins is None else (getattr(config, "max_length", 1024), bins)
-        if main != "input_features":
+        if name != "input_features":
             return None
-        for name in ("input_feat_per_channel", "feature_projection_input_dim"):
-            if hasattr(config, name):  # time first
-                return (256, int(getattr(config, name)))
-        return (
-            getattr(config, "num_mel_bins", 80),
-            2 * int(getattr(config, "max_source_positions", 1500)),
-        )
+        length = getattr(config, "max_source_positions", None)
+        if length and not any(hasattr(config, key) for key in _FEATURES[:2]):
+            return (getattr(config, "num_mel_bins", 80), 2 * int(length))  # time last
+        sizes = (getattr(config, key, None) for key in _FEATURES)
+        return (FRAMES, int(next(filter(None, sizes), 80)))
 
     def _labels(
         self, inputs: dict[str, Tensor], generator: torch.Generator
