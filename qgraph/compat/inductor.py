@@ -25,8 +25,10 @@ __all__ = [
     "CustomGraphPass",
     "CustomPartitionerFn",
     "compile_graph",
+    "config",
     "decomposition_table",
     "fresh_cache",
+    "list_mode_options",
 ]
 
 _Call = Callable[..., Any]
@@ -106,7 +108,7 @@ def _checked(key: str, value: Any) -> str:
         more = "torch._inductor.list_options() lists them"
         fix = f"did you mean '{near[0]}'? {more}" if near else more
         raise ModelError(f"Inductor has no option '{key}'", fix)
-    kind = config.get_type(key)
+    kind = config.get_type(key)  # type: ignore[attr-defined]  # torch puts it there as it is imported
     if get_origin(kind) is None and not isinstance(value, kind):
         raise ModelError(
             f"the option {key} cannot be {value!r}", f"write {kind.__name__}, as {known[key]!r}"

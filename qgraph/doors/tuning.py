@@ -1,4 +1,4 @@
-"""What torch.compile takes beside a backend, held at the call: nothing fails, or is ignored, at the first step."""
+"""What torch.compile takes beside a backend: held at the call, not at the first step."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,12 +81,14 @@ class Seen:
         )
 
 
-def _step(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
+def _step(model: Callable[[Tensor], Tensor], weights: torch.nn.Module | None = None) -> tuple[Tensor, Tensor]:
     torch.manual_seed(3)
     output = model(torch.randn(8, 32, generator=torch.Generator().manual_seed(1)))
-    model.zero_grad()
-    output.square().sum().backward()
-    grad = next(model.parameters()).grad
+    owner = weights or model
+    assert isinstance(owner, torch.nn.Module)
+    owner.zero_grad()
+    torch.autograd.backward(output.square().sum())
+    grad = next(owner.parameters()).grad
     assert grad is not None
     return output.detach(), grad.clone()
 
@@ -100,7 +103,7 @@ def _model() -> MLP:
 def test_inductor_compiles_under_the_options() -> None:
     expected = _step(qgraph.compile(_model(), "mxfp8"))
     seen = Seen()
-    options = {
+    options: dict[str, Any] = {
         "post_grad_custom_post_pass": seen,
         "epilogue-fusion": False,
         "max_autotune_gemm_backends": "ATEN",

@@ -42,7 +42,17 @@ def config(**values: Any) -> Change:
 
 
 def text(name: str, words: str) -> Change:
-    return lambda folder: (folder / name).write_text(words) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_text(words)
+
+    return change
+
+
+def data(name: str, value: bytes) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(value)
+
+    return change
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
@@ -58,12 +68,12 @@ def header(change: Callable[[dict[str, Any]], object]) -> Change:
     """Change what the file says of its tensors, and leave the tensors."""
 
     def changed(folder: Path) -> None:
-        data = (folder / WEIGHTS).read_bytes()
-        (size,) = struct.unpack("<Q", data[:8])
-        said = json.loads(data[8 : 8 + size])
+        held = (folder / WEIGHTS).read_bytes()
+        (size,) = struct.unpack("<Q", held[:8])
+        said = json.loads(held[8 : 8 + size])
         change(said)
         new = json.dumps(said).encode()
-        (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(new)) + new + data[8 + size :])
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(new)) + new + held[8 + size :])
 
     return changed
 
@@ -93,8 +103,8 @@ def both(*changes: Change) -> Change:
 
 
 def shortened(folder: Path) -> None:
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[:-100])
+    held = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(held[:-100])
 
 
 def quantized(method: str) -> Change:
@@ -132,8 +142,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     ),
     "a header of no tensor": (header(lambda h: h.update(wrong=3)), "cannot be read", "download"),
     "a header longer than the file": (
-        lambda folder: (folder / WEIGHTS).write_bytes(b"\xff" * 7 + b"\0{}") and None,
-        "cannot be read", "download",
+        data(WEIGHTS, b"\xff" * 7 + b"\0{}"), "cannot be read", "download",
     ),
     "a file cut short": (shortened, "cannot be read", "download"),
     "an empty file": (text(WEIGHTS, ""), "cannot be read", "download"),
@@ -175,7 +184,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "a config nested deeply": (text("config.json", "[" * 100_000), "nested too deeply", "again"),
     "a config of no mapping": (text("config.json", "[]"), "not a mapping", "save the model again"),
     "a config of no text": (
-        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{}") and None, "utf-8", "again",
+        data("config.json", b"\xff\xfe{}"), "utf-8", "again",
     ),
     "no kind of model": (text("config.json", "{}"), "", "write model_type"),
     "a kind nobody knows": (config(model_type="nonesuch"), "nonesuch", "install a transformers"),

@@ -25,7 +25,8 @@ TRAVEL = {
 STAY = {
     "pytorch_model.bin", "model-00001-of-00002.safetensors", "pytorch_model.bin.index.json",
     "flax_model.msgpack", "tf_model.h5", "model.onnx", "model.gguf", "modeling_mine.py", "vocab.pkl",
-    ".git/config", "checkpoint-5/optimizer.pt", "checkpoint-5/trainer_state.json", ".cache/huggingface/x.lock",
+    ".git/config", "checkpoint-5/optimizer.pt", "checkpoint-5/trainer_state.json",
+    ".cache/huggingface/x.lock",
 }  # fmt: skip
 
 
