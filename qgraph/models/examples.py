@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qgraph.errors import ModelError
-from qgraph.models.tasks import tasks_of
+from qgraph.models.tasks import tasks_of, text_config
 
 # Tasks whose label is one number a row; a number a token; tokens; places in the text.
 _OF_ROWS = {
@@ -89,8 +89,7 @@ class _Examples:
         return inspect.signature(self.model.forward).parameters
 
     def tokens(self, generator: torch.Generator, length: int = 0) -> Tensor:
-        text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else None
-        vocabulary = int(getattr(text or self.config, "vocab_size", 0) or 0)
+        vocabulary = int(getattr(text_config(self.config), "vocab_size", 0) or 0)
         if vocabulary < 1:
             raise ModelError(
                 f"{type(self.model).__name__} reads text, and its config says no vocab_size",
@@ -101,19 +100,27 @@ class _Examples:
         return torch.randint(low, vocabulary, shape, generator=generator)
 
     def _inputs(self, main: str, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        pair = hasattr(self.config, "projection_dim") and {"input_ids", "pixel_values"} <= {
-            *self.takes
-        }
-        if main == "input_ids" or pair:
+        second = self._beside_text()
+        if main == "input_ids" or second or self._requires("input_ids"):
             ids = self.tokens(generator)
             several = "multiple_choice" in self.tasks
             yield "input_ids", ids.unsqueeze(1).expand(-1, 2, -1).contiguous() if several else ids
-        name = "pixel_values" if pair else main
+        name = second or main
         shape = self._images() if name.startswith("pixel_values") else self._sound(name)
         if shape is not None:
             yield name, torch.randn(self.batch, *shape, generator=generator)
-        if pair and "return_loss" in self.takes:
+        if second and "return_loss" in self.takes:
             yield "return_loss", torch.tensor(True)
+
+    def _requires(self, name: str) -> bool:
+        return name in self.takes and self.takes[name].default is inspect.Parameter.empty
+
+    def _beside_text(self) -> str:
+        """Return what a model that compares text with something else takes beside it, of others nothing."""
+        compares = "return_loss" in self.takes or hasattr(self.config, "projection_dim")
+        names = (name for name in ("pixel_values", "input_features", "input_values"))
+        found = next((name for name in names if name in self.takes), "")
+        return found if compares and "input_ids" in self.takes else ""
 
     def _images(self) -> tuple[int, ...]:
         vision = next(filter(None, (self._part(part) for part in _VISION)), self.config)
@@ -136,6 +143,8 @@ class _Examples:
         config = getattr(self.config, "audio_config", None) or self.config
         config = getattr(config, "encoder_config", None) or config
         if name == "input_values":
+            if hasattr(config, "codebook_size"):
+                return (getattr(config, "audio_channels", 1), SAMPLES)
             bins = getattr(config, "num_mel_bins", None)
             return (SAMPLES,) if bins is None else (getattr(config, "max_length", 1024), bins)
         if name != "input_features":

@@ -19,6 +19,7 @@ from qgraph.compat import fake, modules
 from qgraph.models.bounds import Bound, bounded
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
+from qgraph.models.tasks import text_config
 from qgraph.passes import Layer
 from qgraph.policy import OPS, ROLES, Policy, first_match
 
@@ -140,7 +141,7 @@ def _stack_of(model: Any) -> str:
     """Return the path of the list of blocks; nothing unless the config speaks of one, and it is found."""
     config = model.config
     count = getattr(config, "num_hidden_layers", None)
-    if config.get_text_config() is not config or getattr(config, "is_encoder_decoder", False):
+    if text_config(config) is not config or getattr(config, "is_encoder_decoder", False):
         return ""
     lists = [
         name for name, module in model.named_modules()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from transformers.models.auto import modeling_auto
 
@@ -40,3 +41,13 @@ def tasks_of(kind: type) -> frozenset[str]:
         if found := _table().get(base.__name__):
             return found
     return frozenset(task for end, task in _ENDINGS.items() if kind.__name__.endswith(end))
+
+
+def text_config(config: Any) -> Any:
+    """Return the part of a config that is about text: the decoder's of several, itself of none."""
+    if not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return config.get_text_config(decoder=True)
