@@ -81,7 +81,9 @@ class Seen:
         )
 
 
-def _step(model: Callable[[Tensor], Tensor], weights: torch.nn.Module | None = None) -> tuple[Tensor, Tensor]:
+def _step(
+    model: Callable[[Tensor], Tensor], weights: torch.nn.Module | None = None
+) -> tuple[Tensor, Tensor]:
     torch.manual_seed(3)
     output = model(torch.randn(8, 32, generator=torch.Generator().manual_seed(1)))
     owner = weights or model
