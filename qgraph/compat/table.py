@@ -95,6 +95,11 @@ NAMES: tuple[Name, ...] = (
         "torch._subclasses.fake_tensor",
         ("making inputs of a model without weights", "FakeTensor.fake_mode"),
         ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
+        (
+            "saying that a model needs numbers",
+            "DataDependentOutputException",
+            "DynamicOutputShapeException",
+        ),
     ),
     *names_in(
         "inductor",

@@ -35,7 +35,7 @@ SAMPLES = 19200  # of sound, a multiple of the strides that are usual
 FRAMES = 256  # of sound, where the config does not say how many
 
 
-def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[str, Tensor]:
+def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[str, Any]:
     """Return keyword inputs for a training step of `model`.
 
     Shapes: token models [batch, length]; images [batch, channels, size, size] and audio features as
@@ -46,6 +46,8 @@ def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[s
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return {
         key: value.to(like.device, like.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
         for key, value in made.items()
     }
 
@@ -57,7 +59,7 @@ class _Examples:
     length: int
     seed: int
 
-    def make(self) -> dict[str, Tensor]:
+    def make(self) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(self.seed)
         main = self._main()
         inputs = dict(self._inputs(main, generator))
@@ -99,7 +101,7 @@ class _Examples:
         shape = (self.batch, length or self.length)
         return torch.randint(low, vocabulary, shape, generator=generator)
 
-    def _inputs(self, main: str, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def _inputs(self, main: str, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
         second = self._beside_text()
         if main == "input_ids" or second or self._requires("input_ids"):
             ids = self.tokens(generator)
@@ -110,7 +112,7 @@ class _Examples:
         if shape is not None:
             yield name, torch.randn(self.batch, *shape, generator=generator)
         if second and "return_loss" in self.takes:
-            yield "return_loss", torch.tensor(True)
+            yield "return_loss", True
 
     def _requires(self, name: str) -> bool:
         return name in self.takes and self.takes[name].default is inspect.Parameter.empty

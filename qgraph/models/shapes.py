@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qgraph.compat import fake, modules
 from qgraph.models.bounds import Bound, bounded
@@ -61,7 +61,7 @@ class Shapes:
         """The blocks that are kept, by the numbers they have in the whole model."""
         return tuple(self.stand_for)
 
-    def inputs(self, batch: int, length: int) -> dict[str, Tensor]:
+    def inputs(self, batch: int, length: int) -> dict[str, Any]:
         """Return keyword inputs for a training step, shapes alone.
 
         Raises: ModelError if the model's kind of input is not known.
