@@ -92,10 +92,10 @@ def cost(
 def _print(found: dict[str, Any], title: str, source: str, style: str) -> None:
     tokens = count_text(found["batch"] * found["length"])
     head = f"{found['model']}, {count_text(found['parameters'])} parameters, {tokens} tokens a step"
-    below(style, [f"{head}, {title}", ""])
+    below(style, [*_wrapped([f"{head}, {title}"]), ""])
     products, reasons = _products(found)
     print_table([*draw(_COLUMNS, products, style, right=_COLUMNS[3:]), ""])
-    below(style, [*reasons, ""])
+    below(style, [*_wrapped(reasons), ""])
     for name, key, show in (("time, ms", "time", _milliseconds), ("memory", "memory", bytes_text)):
         sides = {"high": found[key]["high"], found["policy"]: found[key]["policy"]}
         print_table([*_sums(name, sides, show, style), ""])

@@ -33,20 +33,8 @@ _WEIGHTS = {
     ".pkl", ".pickle", ".tflite", ".mlmodel", ".pb", ".ot", ".nemo",
 }  # fmt: skip
 _CODE = {
-    ".py",
-    ".pyc",
-    ".pyi",
-    ".ipynb",
-    ".so",
-    ".sh",
-    ".js",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".cu",
-    ".dll",
-    ".exe",
-}
+    ".py", ".pyc", ".pyi", ".ipynb", ".so", ".sh", ".js", ".c", ".cc", ".cpp", ".cu", ".dll", ".exe",
+}  # fmt: skip
 _OURS = {"policy.yaml", "report.json", "graph_before.txt", "graph_after.txt"}
 _INDEX = ".index.json"  # of weights in several files
 

@@ -26,11 +26,8 @@ _TEXT = {
 # Where a config keeps what it says of images, and of the size of sound's features.
 _VISION = ("vision_config", "backbone_config", "encoder", "encoder_config")
 _FEATURES = (
-    "input_feat_per_channel",
-    "feature_projection_input_dim",
-    "num_mel_bins",
-    "num_mel_channels",
-)
+    "input_feat_per_channel", "feature_projection_input_dim", "num_mel_bins", "num_mel_channels",
+)  # fmt: skip
 SAMPLES = 19200  # of sound, a multiple of the strides that are usual
 FRAMES = 256  # of sound, where the config does not say how many
 
