@@ -37,7 +37,14 @@ from qgraph.passes.report.entries import (
     read_report,
     report_json,
 )
-from qgraph.passes.report.table import make_rows, report_text, table_lines
+from qgraph.passes.report.table import (
+    COLUMNS,
+    make_rows,
+    report_text,
+    table_cells,
+    table_lines,
+    total_lines,
+)
 from qgraph.passes.sites.find import find_sites
 from qgraph.passes.sites.parts import part_of
 from qgraph.passes.sites.processes import Processes, Split
@@ -49,6 +56,7 @@ from qgraph.passes.step import Halves, Pass, Step, Target, Watch
 from qgraph.passes.work import multiply_of, quantize_of
 
 __all__ = [
+    "COLUMNS",
     "PASSES",
     "RESHAPES",
     "VIEWS",
@@ -103,7 +111,9 @@ __all__ = [
     "sizes_of",
     "stacks_of",
     "stash",
+    "table_cells",
     "table_lines",
     "take_attention_apart",
+    "total_lines",
     "value_of",
 ]

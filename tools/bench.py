@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from qgraph.errors import ModelError
 from qgraph.policy import Policy, load_policy
-from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress
+from qgraph.tools.show.tables import PLAIN, Table, below, check_style, draw, print_table
 
 Say = Callable[[str], None]
 
@@ -38,6 +38,7 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Also time torchao's emulation and naive fake quant.")
     ] = False,
+    table: Table = PLAIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a training step under POLICY and under plain Inductor, alternating in one process.
@@ -56,6 +57,7 @@ def bench(
     of qgraph's step, when one step of `every` looks); with --peers also peers: by name, ratios as
     above, or skipped with the reason. With several models: models, a list of these.
     """
+    check_style(table, json=as_json)
     chosen = load_policy(policy)
     names = model or ["preset:bench-llama"]
     results = []
@@ -68,9 +70,9 @@ def bench(
     if as_json:
         print_json(results[0] if len(results) == 1 else {"models": results})
     elif len(results) == 1:
-        _print_one(results[0])
+        _print_one(results[0], table)
     else:
-        _print_many(results)
+        _print_many(results, table)
 
 
 def _timed(
@@ -175,7 +177,7 @@ def _looking(model: Any, run: Callable[[], None]) -> dict[str, Callable[[], None
     return {"idle": run, "look": look}
 
 
-def _print_one(result: Mapping[str, Any]) -> None:
+def _print_one(result: Mapping[str, Any], style: str = PLAIN) -> None:
     from qgraph.passes import fallback_lines
 
     first, second, ratios = (result[key] for key in ("plain", "qgraph", "ratios"))
@@ -189,25 +191,8 @@ def _print_one(result: Mapping[str, Any]) -> None:
         cells = [f"{factor * side[key]:{form}} {unit}" for side in (first, second)]
         rows.append((label, *cells, f"{ratios[ratio]:.2f}"))
     title = f"{result['model']}, {result['tokens']} tokens, {result['device']}"
-    _print_table(title, ("", "plain", result["policy"], "ratio"), rows)
-    low, _, high = ratios["step_quartiles"]
-    sys.stdout.write(
-        f"step: median of the rounds' own ratios, half of them {low:.2f} to {high:.2f}\n"
-    )
-    for lowering, count in result["lowering"].items():
-        sys.stdout.write(f"{count} products: {lowering}\n")
-    for line in fallback_lines(Counter(result["kernels"]).elements()):
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.write(
-        f"qgraph's passes: {result['pass_s']:.2f} s, {100 * result['pass_share']:.1f}% of its first call\n"
-    )
-    if "telemetry" in result:
-        found = result["telemetry"]
-        sys.stdout.write(
-            f"telemetry: a step that looks takes {found['look']:.2f} of one without telemetry, any other "
-            f"{found['idle']:.3f}; every {found['every']} steps that is "
-            f"{100 * found['overhead']:+.1f}% of step time\n"
-        )
+    _print_table(title, ("", "plain", result["policy"], "ratio"), rows, style)
+    below(style, _lines_below(result, fallback_lines(Counter(result["kernels"]).elements())))
     if "peers" in result:
         everyone = {f"qgraph {result['policy']}": ratios} | result["peers"]
         timed = {name: found for name, found in everyone.items() if "step" in found}
@@ -216,12 +201,29 @@ def _print_one(result: Mapping[str, Any]) -> None:
             for name, found in sorted(timed.items(), key=lambda item: item[1]["step"])
         ]
         title = "over plain Inductor"
-        _print_table(f"\n{title}", ("", "step", "first call", "peak memory"), rows)
-        for name in everyone.keys() - timed.keys():
-            sys.stdout.write(f"{name}: not run: {everyone[name]['skipped']}\n")
+        print_table([""])
+        _print_table(title, ("", "step", "first call", "peak memory"), rows, style)
+        left = everyone.keys() - timed.keys()
+        below(style, [f"{name}: not run: {everyone[name]['skipped']}" for name in left])
 
 
-def _print_many(results: Sequence[Mapping[str, Any]]) -> None:
+def _lines_below(result: Mapping[str, Any], fallbacks: Iterable[str]) -> Iterator[str]:
+    low, _, high = result["ratios"]["step_quartiles"]
+    yield f"step: median of the rounds' own ratios, half of them {low:.2f} to {high:.2f}"
+    for lowering, count in result["lowering"].items():
+        yield f"{count} products: {lowering}"
+    yield from fallbacks
+    yield f"qgraph's passes: {result['pass_s']:.2f} s, {100 * result['pass_share']:.1f}% of its first call"
+    if "telemetry" in result:
+        found = result["telemetry"]
+        yield (
+            f"telemetry: a step that looks takes {found['look']:.2f} of one without telemetry, any other "
+            f"{found['idle']:.3f}; every {found['every']} steps that is "
+            f"{100 * found['overhead']:+.1f}% of step time"
+        )
+
+
+def _print_many(results: Sequence[Mapping[str, Any]], style: str = PLAIN) -> None:
     """Print a line for each model: what grows, and what stays in proportion."""
     rows = []
     for result in results:
@@ -238,17 +240,12 @@ def _print_many(results: Sequence[Mapping[str, Any]]) -> None:
     model = first["model"].partition(",")[0]
     title = f"{model}, {first['policy']}, {first['tokens']} tokens, {first['device']}"
     names = ("", "sites", "first call", "passes", "a site", "first /", "step /", "mem. /")
-    _print_table(title, names, rows)
-    sys.stdout.write("/: over plain Inductor. A site is one product, passes are qgraph's own\n")
+    _print_table(title, names, rows, style)
+    below(style, ["/: over plain Inductor. A site is one product, passes are qgraph's own"])
 
 
-def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for index, name in enumerate(names):
-        table.add_column(name, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console(file=sys.stdout, width=width()).print(table)
+def _print_table(
+    title: str, names: Sequence[str], rows: Sequence[Sequence[str]], style: str
+) -> None:
+    below(style, [title])
+    print_table(draw(names, rows, style, right=names[1:]))

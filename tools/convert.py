@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from qgraph.policy import load_policy
 from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.tables import PLAIN, Table, below, check_style, coverage_table, print_table
 
 
 def convert(
@@ -25,6 +25,7 @@ def convert(
         int, typer.Option(min=1, help="Tokens per sequence of the captured step.")
     ] = 128,
     seed: Annotated[int, typer.Option(help="Seed of a preset's weights.")] = 0,
+    table: Table = PLAIN,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print report.json instead of the table.")
     ] = False,
@@ -39,14 +40,15 @@ def convert(
     report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, lookups,
     unused_rules, products.
     """
+    check_style(table, json=as_json)
     chosen = load_policy(policy)  # before torch is loaded: a wrong policy is told at once
     with ExitStack() as stack, progress(3 if out is None else 4) as step:
         step("loading torch")
         import transformers
 
         from qgraph.doors import analyze, new_directory, write_artifact
-        from qgraph.models import example_inputs, load_model
-        from qgraph.passes import report_json, report_text
+        from qgraph.models import example_inputs, folder_of, load_model
+        from qgraph.passes import report_json, total_lines
 
         transformers.utils.logging.disable_progress_bar()
         folder = stack.enter_context(new_directory(out)) if out is not None else None
@@ -56,10 +58,12 @@ def convert(
         found = analyze(loaded, chosen, example_inputs(loaded, batch, length))
         if folder is not None:
             step(f"writing {out}")
-            write_artifact(loaded, found, folder, source=model)
+            preset = model.startswith("preset:")
+            write_artifact(loaded, found, folder, source=None if preset else folder_of(model))
     if as_json:
         print_json({"inputs": found.inputs, **report_json(found.report)})
     else:
-        sys.stdout.write(report_text(found.report, width()))
+        print_table(coverage_table(found.report.entries, table))
+        below(table, total_lines(found.report, width()))
         if out:
-            sys.stdout.write(f"wrote {out}: load it with qgraph.load({out!r})\n")
+            below(table, [f"wrote {out}: load it with qgraph.load({out!r})"])

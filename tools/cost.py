@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,9 @@ import typer
 from qgraph.policy import ROLES, load_policy
 from qgraph.tools.show.amounts import bytes_text, count_text
 from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.tables import PLAIN, Table, below, check_style, draw, print_table
+
+_COLUMNS = ("product", "formats", "runs as", "count", "FLOPs", "share", "ms")
 
 
 def cost(
@@ -35,6 +38,7 @@ def cost(
     whole: Annotated[
         bool, typer.Option("--whole", help="Capture every block, also where all are alike.")
     ] = False,
+    table: Table = PLAIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what POLICY costs MODEL on a device: FLOPs by product, bytes, predicted time and memory.
@@ -48,6 +52,7 @@ def cost(
     unit (time, memory, speedup and products_speedup if the matrix unit multiplied all that it takes),
     fits, assumptions, unused_rules.
     """
+    check_style(table, json=as_json)
     chosen = load_policy(policy)
     with progress(3) as step:
         step("loading torch")
@@ -81,19 +86,24 @@ def cost(
     if as_json:
         print_json(found)
     else:
-        sys.stdout.write(_text(found, chip.title, chip.source, width()))
+        _print(found, chip.title, chip.source, table)
 
 
-def _text(found: dict[str, Any], title: str, source: str, columns: int) -> str:
+def _print(found: dict[str, Any], title: str, source: str, style: str) -> None:
     tokens = count_text(found["batch"] * found["length"])
     head = f"{found['model']}, {count_text(found['parameters'])} parameters, {tokens} tokens a step"
-    lines = [f"{head}, {title}", "", *_products(found), ""]
-    high, own = found["time"]["high"], found["time"]["policy"]
-    lines += _table(f"{'time, ms':<22}", found["policy"], high, own, lambda v: f"{1e3 * v:.2f}")
-    high, own = found["memory"]["high"], found["memory"]["policy"]
-    lines += ["", *_table(f"{'memory':<22}", found["policy"], high, own, bytes_text)]
-    lines += [
-        "",
+    below(style, [*_wrapped([f"{head}, {title}"]), ""])
+    products, reasons = _products(found)
+    print_table([*draw(_COLUMNS, products, style, right=_COLUMNS[3:]), ""])
+    below(style, [*_wrapped(reasons), ""])
+    for name, key, show in (("time, ms", "time", _milliseconds), ("memory", "memory", bytes_text)):
+        sides = {"high": found[key]["high"], found["policy"]: found[key]["policy"]}
+        print_table([*_sums(name, sides, show, style), ""])
+    below(style, _wrapped(_rest(found, source)))
+
+
+def _rest(found: dict[str, Any], source: str) -> list[str]:
+    lines = [
         (
             f"predicted speed-up of a step {found['speedup']:.2f}, of its products alone "
             f"{found['products_speedup']:.2f}"
@@ -111,19 +121,17 @@ def _text(found: dict[str, Any], title: str, source: str, columns: int) -> str:
         *(f"warning: {text}" for text in found["unused_rules"]),
         *_assumptions(found, source),
     ]
-    wrapped = (
-        textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) or [""]
-        if len(line) > columns
-        else [line]
-        for line in lines
-    )
-    return "\n".join(part for lines in wrapped for part in lines) + "\n"
+    return lines
 
 
-def _products(found: dict[str, Any]) -> list[str]:
-    rows = [
-        f"{'product':<24}{'formats':<13}{'runs as':<9}{'count':>6}{'FLOPs':>8}{'share':>7}{'ms':>8}"
-    ]
+def _wrapped(lines: list[str]) -> Iterator[str]:
+    for line in lines:
+        yield from textwrap.wrap(line, width(), subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _products(found: dict[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return the table of products, and how much is multiplied as it is for each reason."""
+    rows: list[tuple[str, ...]] = []
     reasons: dict[str, float] = {}
     for part in dict.fromkeys(line["part"] for line in found["lines"]):
         for role in ROLES:
@@ -131,17 +139,17 @@ def _products(found: dict[str, Any]) -> list[str]:
                 if (line["part"], line["role"]) != (part, role):
                     continue
                 share = line["flops"] / (found["flops"] or 1)
-                rows.append(
-                    f"{part + ' ' + role:<24}{line['formats']:<13}{line['runs_as']:<9}{line['count']:>6}"
-                    f"{count_text(line['flops']):>8}{100 * share:>6.1f}%{1e3 * line['seconds']:>8.2f}"
-                )
+                rows.append((
+                    f"{part} {role}", line["formats"], line["runs_as"], str(line["count"]),
+                    count_text(line["flops"]), f"{100 * share:.1f}%", _milliseconds(line["seconds"]),
+                ))  # fmt: skip
                 reason = line["reason"]
                 reasons[reason] = reasons.get(reason, 0.0) + share
-    rows += [
+    why = [
         f"{100 * share:6.1f}%  {reason or 'codes multiplied by the matrix unit'}"
         for reason, share in sorted(reasons.items(), key=lambda item: -item[1])
     ]
-    return rows
+    return rows, why
 
 
 def _could(found: dict[str, Any]) -> list[str]:
@@ -160,13 +168,18 @@ def _could(found: dict[str, Any]) -> list[str]:
     return [f"the matrix unit could multiply more than runs so: {could}. {then}"]
 
 
-def _table(
-    title: str, policy: str, high: dict[str, float], own: dict[str, float], show: Any
+def _sums(
+    name: str, sides: dict[str, dict[str, float]], show: Callable[[float], str], style: str
 ) -> list[str]:
-    rows = [f"{title}{'high':>12}{policy[:20]:>22}"]
-    rows += [f"  {name:<20}{show(high[name]):>12}{show(own[name]):>22}" for name in high]
-    whole = show(sum(high.values())), show(sum(own.values()))
-    return [*rows, f"  {'in all':<20}{whole[0]:>12}{whole[1]:>22}"]
+    """Return the table of what a step takes, a side in each column, and in all."""
+    parts = next(iter(sides.values()))
+    rows = [(part, *(show(side[part]) for side in sides.values())) for part in parts]
+    rows.append(("in all", *(show(sum(side.values())) for side in sides.values())))
+    return draw((name, *sides), rows, style, right=tuple(sides))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
 
 
 def _assumptions(found: dict[str, Any], source: str) -> list[str]:

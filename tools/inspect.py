@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,17 @@ from qgraph.errors import ArtifactError
 from qgraph.tools.show.amounts import bytes_text
 from qgraph.tools.show.graph_lines import Line, read_lines, within
 from qgraph.tools.show.look import HIGH, Look, look_at
-from qgraph.tools.show.screen import print_json, progress, width, wrap
+from qgraph.tools.show.screen import print_json, progress, wrap
 from qgraph.tools.show.sites import check_module, pick, site_names
+from qgraph.tools.show.tables import (
+    PLAIN,
+    Table,
+    below,
+    check_style,
+    coverage_table,
+    draw,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from qgraph.passes import Entry
@@ -52,6 +60,7 @@ def inspect(
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, where a model is captured.")] = 2,
     length: Annotated[int, typer.Option(min=1, help="Tokens per sequence, likewise.")] = 128,
+    table: Table = PLAIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every matrix product of a training step: where it is, its sizes, and what it becomes.
@@ -66,14 +75,18 @@ def inspect(
     (as report.json), products (fields of report.json's, and site, its name), and with --graph or
     --layer graph (name, type, op, arguments, half, module, bytes, packed).
     """
+    check_style(table, json=as_json, graph=graph or layer is not None)
     with progress(3) as step:
         look = look_at(source, policy, batch, length, step)
     chosen = pick(look.entries, module, product, format, layer)
     lines = _graph(look, layer) if graph or layer else []
     if as_json:
         print_json(_json(look, chosen, lines if graph or layer else None))
-    else:
-        sys.stdout.write("\n".join(_text(look, chosen, lines, sites)) + "\n")
+        return
+    shown = [_plain(entry) for entry in chosen] if look.policy.name == HIGH else chosen
+    below(table, _head(look))
+    print_table(_sites(look, shown, table) if sites else coverage_table(shown, table))
+    below(table, _rest(look, chosen, lines))
 
 
 def _graph(look: Look, layer: str | None) -> list[Line]:
@@ -113,17 +126,17 @@ def _json(look: Look, chosen: Sequence[Entry], lines: list[Line] | None) -> dict
     return found
 
 
-def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: bool) -> Iterator[str]:
-    from qgraph.passes import make_totals, table_lines
-
+def _head(look: Look) -> Iterator[str]:
     shapes = ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in look.inputs.items())
-    high = look.policy.name == HIGH
-    named = "no policy" if high else f"policy {look.policy.name}"
+    named = "no policy" if look.policy.name == HIGH else f"policy {look.policy.name}"
     yield f"{look.source}, {named}" + (f"; {shapes}" if shapes else "")
     yield from schedule_note(look)
     yield ""
-    shown = [_plain(entry) for entry in chosen] if high else chosen
-    yield from _site_lines(look, shown) if sites else table_lines(shown, width())
+
+
+def _rest(look: Look, chosen: Sequence[Entry], lines: Sequence[Line]) -> Iterator[str]:
+    from qgraph.passes import make_totals
+
     if lines:
         yield ""
         yield from graph_lines_text(lines)
@@ -142,7 +155,7 @@ def _text(look: Look, chosen: Sequence[Entry], lines: Sequence[Line], sites: boo
             for name, each in counts.items()
         ]
         yield f"  {', '.join(words)}"
-    if not high:
+    if look.policy.name != HIGH:
         totals = make_totals(chosen)
         for group, title in (("formats", ""), ("kept", ""), ("not_quantized", "not quantized: ")):
             for name, share in sorted(totals[group].items(), key=lambda item: -item[1]):
@@ -162,13 +175,18 @@ def _plain(entry: Entry) -> Entry:
     )
 
 
-def _site_lines(look: Look, chosen: Sequence[Entry]) -> Iterator[str]:
+def _sites(look: Look, chosen: Sequence[Entry], style: str) -> list[str]:
     names = {entry: name for name, entry in _named(look)}
+    rows = []
     for entry in chosen:
         name = names.get(_key(entry), entry.module)
         words = [f"{o.kind} {o.format}" for o in entry.operands if entry.status == "quantized"]
-        share = 100 * entry.flops / (look.flops or 1)
-        yield from wrap(f"{share:5.1f}%  {name}  {', '.join(words) or entry.reason}", " " * 8)
+        share = f"{100 * entry.flops / (look.flops or 1):.1f}%"
+        rows.append((share, name, ", ".join(words) or entry.reason))
+    if style != PLAIN:
+        return draw(("share", "site", "operands"), rows, style, right=("share",))
+    # Names of sites are long: what becomes of them goes on below.
+    return [line for row in rows for line in wrap(f"{row[0]:>6}  {row[1]}  {row[2]}", " " * 8)]
 
 
 def _named(look: Look) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from qgraph.errors import QGraphError
 from qgraph.policy import Policy, load_policy, recipe_names
 from qgraph.tools.show.screen import print_json, width
+from qgraph.tools.show.tables import PLAIN, Table, check_style, draw, print_table
 
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe, to read its page.")] = None,
+    table: Table = PLAIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the recipes, one line and source each, or print the page of NAME.
@@ -23,7 +26,10 @@ def recipes(
     JSON keys: name, summary, source, page, claims (part of a model -> product -> operands, in the
     words of the report), rules (one line each); without NAME a list of those.
     """
+    check_style(table, json=as_json)
     if name is not None:
+        if table != PLAIN:
+            raise QGraphError("the page of a recipe is no table", "leave --table, or the name, out")
         policy = load_policy(name)
         if as_json:
             print_json(_facts(policy))
@@ -34,11 +40,12 @@ def recipes(
     if as_json:
         print_json([_facts(policy) for policy in policies])
         return
-    pad = max(len(policy.name) for policy in policies) + 2
-    for policy in policies:
-        source = f" [{policy.source}]" if policy.source else ""
-        words = _wrapped(_summary(policy) + source, width() - pad)
-        sys.stdout.write(f"{policy.name:<{pad}}" + f"\n{'':{pad}}".join(words) + "\n")
+    if table == PLAIN:
+        named = [(p.name, _summary(p) + (f" [{p.source}]" if p.source else "")) for p in policies]
+        print_table(draw(("recipe", "summary"), named, headed=False))
+        return
+    rows = [(policy.name, _summary(policy), policy.source or "") for policy in policies]
+    print_table(draw(("recipe", "summary", "source"), rows, table))
 
 
 def _summary(policy: Policy) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from qgraph.errors import PolicyError
 from qgraph.passes.graph.places import lookups
 from qgraph.passes.plan import Plan, Status
@@ -240,25 +242,29 @@ def report_json(report: Report) -> dict[str, Any]:
 def read_report(data: Mapping[str, Any], policy: Policy) -> Report:
     """Return the report that `report_json` wrote under `policy`.
 
-    Raises: KeyError, TypeError or ValueError if `data` is something else.
+    Raises: ValueError saying which part of `data` is something else.
     """
-    report = Report(
-        policy=policy,
-        lowering=str(data["lowering"]),
-        graphs=int(data["graphs"]),
-        not_captured={*data["not_captured"]},
-        elsewhere={Elsewhere(**product) for product in data.get("elsewhere", [])},
-        unaudited=str(data.get("unaudited", "")),
-        lookups={*data["lookups"]},
-        replaced=Counter(data.get("functions", {})),
-    )
-    for number, product in enumerate(data["products"]):
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in product.items()
-        }
-        fields["operands"] = tuple(ProductOperand(**operand) for operand in product["operands"])
-        report.products[(number,)] = Entry(**fields)
+    try:
+        products = TypeAdapter(tuple[Entry, ...]).validate_python(data.get("products"))
+        report = Report(
+            policy=policy,
+            lowering=str(data["lowering"]),
+            graphs=int(data["graphs"]),
+            not_captured={*data["not_captured"]},
+            elsewhere={Elsewhere(**product) for product in data.get("elsewhere", [])},
+            unaudited=str(data.get("unaudited", "")),
+            lookups={*data["lookups"]},
+            replaced=Counter(data.get("functions", {})),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("products", *first["loc"])))
+        raise ValueError(f"{where}: {first['msg']}") from error
+    except KeyError as error:
+        raise ValueError(f"no {error}") from error
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"no report: {error}") from error
+    report.products = {(number,): entry for number, entry in enumerate(products)}
     return report
 
 

@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tabulate import tabulate
+
 from qgraph.passes.report.computed import fallback_lines
 from qgraph.passes.report.elsewhere import elsewhere_text
 from qgraph.passes.report.entries import Entry, Report, make_totals, weights_text
 from qgraph.policy import ROLES, unused_rules, why_unused
+
+COLUMNS = ("module", "product", "count", "sizes", "share", "operands")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,34 +57,53 @@ def report_text(report: Report, width: int = 100) -> str:
     Under each module stand its products: role and op, how many, sizes (b x m x n x k, k summed; a
     batch of 1 left out), share of all product FLOPs, and what is done to the operands.
     """
-    lines = table_lines(report.entries, width)
-    for line in _total_lines(report, report.entries):
-        lines += textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False) or [
-            ""
-        ]
+    lines = [*table_lines(report.entries, width), *total_lines(report, width)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def table_lines(entries: Sequence[Entry], width: int = 100) -> list[str]:
-    """Return the table without its totals; shares are of the FLOPs of `entries`."""
+def total_lines(report: Report, width: int = 100) -> list[str]:
+    """Return what stands below the table: totals, notes and warnings."""
+    return [
+        part
+        for line in _total_lines(report, report.entries)
+        for part in textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False)
+        or [""]
+    ]
+
+
+def table_cells(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Return the table's rows, cells as in `COLUMNS`; shares are of the FLOPs of `entries`."""
     whole = sum(entry.flops for entry in entries) or 1
-    lines: list[str] = []
-    table = [
-        (row.module or "(root)", _cells(row, whole), operand_text(row.first))
+    return [
+        (row.module or "(root)", *_cells(row, whole), operand_text(row.first))
         for row in make_rows(entries)
     ]
-    widths = [max((len(cells[i]) for _, cells, _ in table), default=0) for i in range(4)]
-    for module in dict.fromkeys(module for module, _, _ in table):
-        lines += textwrap.wrap(module, width, subsequent_indent="    ", break_on_hyphens=False)
-        for name, cells, words in table:
-            if name == module:
-                first, *rest = (cell.ljust(size) for cell, size in zip(cells, widths, strict=True))
-                left = "  ".join(["  " + first, *rest[:2], cells[3].rjust(widths[3]), ""])
-                room = max(20, width - len(left))
-                wrapped = textwrap.wrap(words, room, break_on_hyphens=False) or [""]
-                lines.append(left + wrapped[0])
-                lines += [" " * len(left) + more for more in wrapped[1:]]
-    return [line.rstrip() for line in lines]
+
+
+def table_lines(entries: Sequence[Entry], width: int = 100) -> list[str]:
+    """Return the table without its totals, each module's products under its name."""
+    table = table_cells(entries)
+    if not table:
+        return []
+    taken = 2 + sum(max(len(row[i]) for row in table) + 2 for i in range(1, 5))
+    room = max(20, width - taken)
+    words = [textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""] for row in table]
+    drawn = iter(
+        tabulate(
+            [(*row[1:-1], "\n".join(lines)) for row, lines in zip(table, words, strict=True)],
+            tablefmt="plain",
+            disable_numparse=True,
+            colalign=("left", "left", "left", "right", "left"),
+        ).splitlines()
+    )
+    laid = [[next(drawn) for _ in lines] for lines in words]
+    found: list[str] = []
+    for module in dict.fromkeys(row[0] for row in table):
+        found += textwrap.wrap(module, width, subsequent_indent="    ", break_on_hyphens=False)
+        for row, lines in zip(table, laid, strict=True):
+            if row[0] == module:
+                found += [f"  {line}".rstrip() for line in lines]
+    return found
 
 
 def _cells(row: Row, whole: int) -> tuple[str, str, str, str]:

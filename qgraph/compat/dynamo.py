@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 from torch._dynamo import config, trace_rules
-from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.external_utils import wrap_inline
 from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
 from torch._dynamo.guards import GuardBuilder, install_guard
@@ -19,7 +18,6 @@ from torch.fx import GraphModule, Node
 
 from qgraph.compat.table import is_there
 
-NotFollowed = TorchDynamoException  # what Dynamo raises where it cannot follow a model
 _SETTING = "torch._dynamo.config.recompile_limit"
 _SOURCE = "_dynamo_source"  # of a placeholder
 _ROOT = "_export_root."  # what a captured module puts before the names of parameters
@@ -121,7 +119,7 @@ def inlined(call: Callable[..., Any]) -> Callable[..., Any]:
 def capture_module(model: nn.Module, inputs: Mapping[str, Any]) -> GraphModule:
     """Return `model(**inputs)` as one graph, without running it.
 
-    Raises: NotFollowed, or what Dynamo's own assertions raise.
+    Raises: what Dynamo raises where it cannot follow a model, its assertions among it.
     """
     module: GraphModule = _dynamo_graph_capture_for_export(model)(**inputs)
     return module

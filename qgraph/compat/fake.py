@@ -6,9 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 
-__all__ = ["FakeTensor", "FakeTensorMode", "as_cpu", "mode_of", "new_mode"]
+__all__ = ["FakeTensor", "FakeTensorMode", "NeedsNumbers", "as_cpu", "mode_of", "new_mode"]
+
+# What is raised where the values of tensors decide.
+NeedsNumbers = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 def new_mode() -> FakeTensorMode:

@@ -67,7 +67,6 @@ NAMES: tuple[Name, ...] = (
         ("settings for the time of a call", "config.patch"),
         ("warning before a model runs as it is", "config.recompile_limit"),
         ("saying why a model ran as it is", "utils.counters"),
-        ("saying that a model cannot be captured", "exc.TorchDynamoException"),
         ("compiling modules of torch's own", "external_utils.wrap_inline"),
         ("capturing without running", "functional_export._dynamo_graph_capture_for_export"),
         ("the model's own names of parameters", "functional_export[_export_root]"),
@@ -96,11 +95,23 @@ NAMES: tuple[Name, ...] = (
         "torch._subclasses.fake_tensor",
         ("making inputs of a model without weights", "FakeTensor.fake_mode"),
         ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
+        (
+            "saying that a model needs numbers",
+            "DataDependentOutputException",
+            "DynamicOutputShapeException",
+        ),
     ),
     *names_in(
         "inductor",
         "torch._inductor",
         ("handing Inductor the passes", "compile_fx.compile_fx(config_patches)"),
+        (
+            "torch.compile's mode and options",
+            "config.get_config_copy",
+            "config.get_type",
+            "list_mode_options",
+            "list_options",
+        ),
         (
             "one table for both doors",
             "compile_fx.compile_fx(decompositions)",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from qgraph.compat import aot, descriptions, dynamo, meta
+from qgraph.compat import aot, descriptions, dynamo, fake, meta
 from qgraph.doors.decompositions import decompositions
 from qgraph.doors.facts import Outline, graph_facts, rewrite_model
 from qgraph.doors.partition import Partitioner, cut
@@ -29,9 +29,6 @@ from qgraph.passes import (
     run_passes,
 )
 from qgraph.policy import Policy, load_policy
-
-# What Dynamo raises where it cannot follow a model; it asserts where it meets an unknown output.
-_FAILURES = (dynamo.NotFollowed, AssertionError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ def _capture(
         outline = see()  # after the first call, which may add to the model
         chosen = load_policy("high") if policy is None else policy
         replaced = rewrite_model(module, chosen, outline)
-        joint = aot.export_joint(module, inputs, decompositions())
+        joint = _joint(model, module, inputs)
     facts = graph_facts(
         aot.module_of(joint).graph,
         lambda node: descriptions.is_parameter(meta.description(node)),
@@ -173,20 +170,57 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def _capture_module(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
+    """Return `model(**inputs)` as one graph."""
+    try:
+        return _followed(model, inputs)
+    except ModelError as first:
+        # Some models set hooks up in their first call, which breaks the graph once.
+        _run_once(model, inputs)
+        try:
+            return _followed(model, inputs)
+        except ModelError:
+            raise first from first.__cause__
+
+
+def _joint(model: nn.Module, module: GraphModule, inputs: Mapping[str, Any]) -> aot.Joint:
+    try:
+        return aot.export_joint(module, inputs, decompositions())
+    except Exception as error:  # what the values of tensors decide, among others
+        raise _not_whole(model, error) from error
+
+
+def _followed(model: nn.Module, inputs: dict[str, Any]) -> GraphModule:
     try:
         return dynamo.capture_module(model, inputs)
-    except _FAILURES as first:
-        # Some models set hooks up in their first call, which breaks the graph once.
-        try:
-            with torch.no_grad():
-                model(**inputs)
-            return dynamo.capture_module(model, inputs)
-        except _FAILURES:
-            reason = str(first).strip().split("\n")[0]
-            raise ModelError(
-                f"{type(model).__name__} cannot be captured as one graph: {reason}",
-                "use qgraph.compile(model, policy): it takes models in pieces",
-            ) from first
+    except Exception as error:  # Dynamo's own, its assertions, and what the model raises
+        raise _not_whole(model, error) from error
+
+
+def _not_whole(model: nn.Module, error: Exception) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} cannot be captured as one graph: {_reason(error)}",
+        "use qgraph.compile(model, policy): it takes models in pieces",
+    )
+
+
+def _run_once(model: nn.Module, inputs: dict[str, Any]) -> None:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except fake.NeedsNumbers:  # a model of shapes alone
+        return
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} does not run on {', '.join(inputs)}: {_reason(error)}",
+            "give another --batch or --length, or inputs of your own: qgraph.convert(model, policy, inputs)",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    if isinstance(error, fake.NeedsNumbers):
+        return f"the numbers in tensors decide what comes of {text}"
+    return text if text and not isinstance(error, LookupError) else f"{type(error).__name__} {text}"
 
 
 def _parameter(module: GraphModule, node: Node) -> nn.Parameter | None:

@@ -28,11 +28,16 @@ from qgraph.ops import BUFFER, history_of
 from qgraph.passes import report_json
 from qgraph.policy import Policy, dump_policy, load_policy
 
-# What a tokenizer or processor needs; copied so that the artifact is a complete model directory.
-_COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model",
-    "preprocessor_config.json", "processor_config.json", "chat_template*", "added_tokens.json",
-)  # fmt: skip
+# What of a model's directory does not go with it: its weights, code, and what is written here anew.
+_WEIGHTS = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".msgpack", ".onnx", ".gguf", ".ggml",
+    ".pkl", ".pickle", ".tflite", ".mlmodel", ".pb", ".ot", ".nemo",
+}  # fmt: skip
+_CODE = {
+    ".py", ".pyc", ".pyi", ".ipynb", ".so", ".sh", ".js", ".c", ".cc", ".cpp", ".cu", ".dll", ".exe",
+}  # fmt: skip
+_OURS = {"policy.yaml", "report.json", "graph_before.txt", "graph_after.txt"}
+_INDEX = ".index.json"  # of weights in several files
 
 
 @contextmanager
@@ -77,10 +82,11 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_artifact(model: Any, found: Conversion, folder: Path, source: str | None = None) -> None:
+def write_artifact(model: Any, found: Conversion, folder: Path, source: Path | None = None) -> None:
     """Write `model` and what its conversion found into `folder`; see the module docstring.
 
-    `source`, a local model directory, gives the tokenizer's files.
+    `source`, the directory the model is from, gives the files of its tokenizer or processor: all that
+    are neither weights nor code.
     """
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "policy.yaml").write_text(dump_policy(found.policy), encoding="utf-8")
@@ -88,11 +94,29 @@ def write_artifact(model: Any, found: Conversion, folder: Path, source: str | No
     (folder / "graph_after.txt").write_text(found.graph_after, encoding="utf-8")
     report = {"inputs": found.inputs, **report_json(found.report)}
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if source is not None and Path(source).is_dir():
-        for pattern in _COMPANIONS:
-            for file in Path(source).glob(pattern):
-                if file.is_file() and not (folder / file.name).exists():
-                    shutil.copyfile(file, folder / file.name)
+    if source is not None:
+        for file in _companions(source):
+            target = folder / file.relative_to(source)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+def _companions(source: Path) -> Iterator[Path]:
+    """Yield the files that go with a model, of folders without weights of their own, hidden ones left out."""
+    for place, folders, names in os.walk(source):
+        files = [Path(place) / name for name in names]
+        if Path(place) != source and any(file.suffix.lower() in _WEIGHTS for file in files):
+            folders.clear()  # another model, or a checkpoint
+            continue
+        folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
+        yield from filter(_goes_along, files)
+
+
+def _goes_along(file: Path) -> bool:
+    plain = not file.name.startswith(".") and file.name not in _OURS and file.is_file()
+    kept = file.suffix.lower() not in _WEIGHTS | _CODE
+    return plain and kept and not file.name.endswith(_INDEX)
 
 
 def write_plan(model: nn.Module, policy: Policy, folder: Path) -> None:

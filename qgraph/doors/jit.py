@@ -22,6 +22,7 @@ from qgraph.doors.facts import Outline
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
+from qgraph.doors.tuning import check_options
 from qgraph.errors import ModelError, QGraphWarning
 from qgraph.ops import describe_lowering, make_store, state
 from qgraph.passes import Report, Target
@@ -77,7 +78,8 @@ def compile(
 
     The class, parameters, `state_dict`, `save_pretrained` and `generate` stay as they were. Graphs
     are captured and rewritten at the first call; `coverage(model)` then tells what was done.
-    `options` go to `nn.Module.compile` (`dynamic`, `fullgraph`, ...). The target `emulate` multiplies
+    `options` go to `nn.Module.compile`: `dynamic`, `fullgraph`, and `mode` or `options`, under which
+    Inductor then compiles. The target `emulate` multiplies
     what codes are worth, in the compute dtype; `native` multiplies the codes themselves where the
     device can and it pays (`native-always`: where it can), and the report says which products it
     could not. Without `codegen` the rewritten
@@ -90,12 +92,11 @@ def compile(
     `qgraph.QGraphCallback`; a training call without one warns.
 
     Raises: PolicyError if the policy is wrong, or names blocks or parts the model does not have;
-        ModelError if `model` is not a module, the target is unknown or `options` names a backend.
+        ModelError if `model` is not a module, the target is unknown, or as `check_options`.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"qgraph.compile takes a torch.nn.Module, not {type(model).__name__}")
-    if "backend" in options:
-        raise ModelError("qgraph.compile chooses the backend itself", "leave backend out")
+    check_options(options, codegen=codegen)
     target = check_target(target)
     chosen, outline = as_policy(policy), Outline.of(model)
     layers = outline.layers
@@ -280,14 +281,14 @@ def _ask_for_run(call: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:
-    """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`."""
+    """Compile one graph for `torch.compile(model, backend="qgraph", options={"policy": ...})`.
+
+    The other options are Inductor's.
+    """
     options = dict(kwargs.get("options") or {})
     policy = as_policy(options.pop("policy", "nvfp4"))
-    if options:
-        raise ModelError(
-            f"the qgraph backend does not know the option {', '.join(sorted(options))}",
-            'options={"policy": ...}',
-        )
+    tuning = {"mode": kwargs.get("mode"), "options": options or None}
+    check_options(tuning, codegen=True)
     if policy.schedule or policy.monitors:
         raise ModelError(
             "the qgraph backend cannot switch policies: this one has a schedule or monitors",
@@ -299,7 +300,7 @@ def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) ->
             "use qgraph.compile(model, policy), or remove coverage",
         )
     report = Report(policy=policy, lowering=describe_lowering(_device_of_inputs(inputs)))
-    return make_backend(policy, report)(module, inputs)
+    return make_backend(policy, report)(module, inputs, **tuning)
 
 
 def device_of(model: nn.Module) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,8 @@ from qgraph.passes import (
 )
 from qgraph.policy import Policy
 
-Backend = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
+# Of a graph, its inputs, and torch.compile's mode or options.
+Backend = Callable[..., Callable[..., Any]]
 
 
 def make_backend(
@@ -59,7 +60,13 @@ def make_backend(
     times: Counter[object] = Counter()
     meshes = Meshes()
 
-    def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    def backend(
+        module: GraphModule,
+        inputs: Sequence[Any],
+        *,
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Callable[..., Any]:
         dynamo.guard_modules(module)
         outline = known.now() if known else None
         report.replaced += rewrite_model(module, policy, outline)
@@ -101,6 +108,7 @@ def make_backend(
                 cut=rewriting.partitioner() if policy.stash else None,
                 decompositions=decompositions(),
                 backward=hide,
+                settings=inductor.settings_of(mode, options),
             )
         else:
             compiled = _run_op_by_op(rewriting, module, inputs, hide)

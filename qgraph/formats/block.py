@@ -8,6 +8,7 @@ A block format has a text form, used in policies, printed graphs and reports:
     e2m1/1x16/e4m3:4over6/fp32     four over six       int16/tensor/ue8m0-floor dynamic fixed point
     e2m1/1x16/e4m3/fp32@modelopt   another dialect     int8/row/fp32:p99.9      a percentile
     e8m3/tensor/none               a plain cast
+    int8/row/fp32:absmax+floor1e-5 no range below 1e-5
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qgraph.formats.element import Element, IntFormat
 from qgraph.formats.scale import Scale
 
 TensorScale = Literal["none", "fp32", "fp32-row"]
-Dialect = Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass"]
+Dialect = Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass", "torchao"]
 
 
 @dataclass(frozen=True, kw_only=True)

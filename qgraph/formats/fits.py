@@ -5,7 +5,10 @@ from __future__ import annotations
 from qgraph.errors import FormatError
 from qgraph.formats.block import BlockFormat
 from qgraph.formats.catalog import E2M1
-from qgraph.formats.element import Codebook
+from qgraph.formats.element import Codebook, IntFormat
+from qgraph.formats.scale import Range
+
+_TORCHAO = ("e4m3", "e5m2", "e4m3+b8+fnuz", "e5m2+b16+fnuz")
 
 
 def check_format(fmt: BlockFormat) -> BlockFormat:
@@ -64,6 +67,12 @@ def _clashes(fmt: BlockFormat) -> tuple[tuple[bool, str, str], ...]:
             "write scale: fp32, or a symmetric integer",
         ),
         (
+            bool(scale.range.floor)
+            and not (isinstance(element, IntFormat) and scale.kind == "fp32"),
+            "a floor under the range goes with an integer and an fp32 scale",
+            "write range: absmax",
+        ),
+        (
             ranged.startswith("4over6") and element != E2M1,
             "4over6 chooses between the values 6 and 4 of e2m1",
             "write element: e2m1, or range: mse",
@@ -104,6 +113,8 @@ def _clashes(fmt: BlockFormat) -> tuple[tuple[bool, str, str], ...]:
 def _dialect_clashes(fmt: BlockFormat) -> tuple[tuple[bool, str, str], ...]:
     if fmt.dialect == "te":
         return ()
+    if fmt.dialect == "torchao":
+        return _torchao_clashes(fmt)
     scale, two = fmt.scale, fmt.two_level
     roundings = ("nearest", "eden") if fmt.dialect == "quartet2" else ("nearest",)
     plain = scale.name == "e4m3" and scale.rounding in roundings
@@ -126,6 +137,26 @@ def _dialect_clashes(fmt: BlockFormat) -> tuple[tuple[bool, str, str], ...]:
             scale.range.kind
             not in (("absmax", "4over6") if fmt.dialect == "quartet2" else ("absmax",)),
             f"the dialect {fmt.dialect} has no range '{scale.range}'",
+            "leave the range or the dialect out",
+        ),
+    )
+
+
+def _torchao_clashes(fmt: BlockFormat) -> tuple[tuple[bool, str, str], ...]:
+    return (
+        (
+            fmt.element.name not in _TORCHAO,
+            "the dialect torchao speaks of e4m3 and e5m2, as torch has them",
+            f"write one of: {', '.join(_TORCHAO)}; or no dialect",
+        ),
+        (
+            fmt.scale.kind != "fp32" or str(fmt.block) not in ("tensor", "row") or fmt.two_level,
+            "the dialect torchao has one fp32 scale, for a tensor or for each row",
+            "write block: tensor, or row, and scale: fp32",
+        ),
+        (
+            fmt.scale.range != Range(),
+            f"the dialect torchao has no range '{fmt.scale.range}'",
             "leave the range or the dialect out",
         ),
     )

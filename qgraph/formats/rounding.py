@@ -21,6 +21,7 @@ ROUNDINGS = {
     "stochastic": "up or down at random, the nearer the likelier; the mean is exact",
     "stochastic_equal": "up or down at random, half and half",
 }
+MOST_BITS = 24  # of a random number that float32 holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ STOCHASTIC = Rounding(mode="stochastic")
 def parse_rounding(text: str) -> Rounding:
     """Read a mode, or a random mode with its number of bits: `stochastic:4`.
 
-    Raises: FormatError if there is none of that name, or the bits are not 1 to 16.
+    Raises: FormatError if there is none of that name, or the bits are not 1 to 24.
     """
     mode, colon, count = text.partition(":")
     if mode not in ROUNDINGS:
@@ -57,6 +58,8 @@ def parse_rounding(text: str) -> Rounding:
         return rounding
     if not rounding.random:
         raise FormatError(f"'{text}': only random roundings draw bits", f"write {mode}")
-    if not re.fullmatch(r"\d{1,2}", count) or not 1 <= int(count) <= 16:
-        raise FormatError(f"'{text}': the bits are not 1 to 16", f"write {mode}, or {mode}:4")
+    if not re.fullmatch(r"\d{1,2}", count) or not 1 <= int(count) <= MOST_BITS:
+        raise FormatError(
+            f"'{text}': the bits are not 1 to {MOST_BITS}", f"write {mode}, or {mode}:4"
+        )
     return Rounding(mode=mode, bits=int(count))

@@ -34,6 +34,7 @@ SCALE_ROUNDINGS: dict[str, tuple[ScaleRounding, ...]] = {
     "fp32": ("nearest", "pow2"),
     "none": ("nearest",),
 }
+_NUMBER = r"\d{1,6}(?:\.\d{1,6})?(?:e-?\d{1,2})?"
 _SCALES = "fp32, none, ue8m0 (or ueXm0), or a float such as e4m3 or ue5m3"
 
 
@@ -46,13 +47,16 @@ class Range:
     suits normal data (QuEST). `mse`: the one of 20 shares of the largest with the least squared
     error. `4over6`: the largest is mapped to 6 or to 4, whichever has the least absolute error
     (`4over6_mse`: squared); `value`, 256 or 448, is the largest block scale. `delayed`: the largest
-    of the last `value` steps.
+    of the last `value` steps. No range is below `floor`, which `absmax` alone has.
     """
 
     kind: RangeKind = "absmax"
     value: float = 0.0
+    floor: float = 0.0
 
     def __str__(self) -> str:
+        if self.floor:
+            return f"{self.kind}+floor{self.floor:g}".replace("e-0", "e-")
         if self.kind in ("percentile", "fixed", "delayed"):
             return f"{'p' if self.kind == 'percentile' else self.kind}{self.value:g}"
         return f"{self.kind}_448" if self.value == 448 else self.kind
@@ -95,22 +99,27 @@ class Scale:
         text = self.name
         if self.kind == "power" or self.rounding != SCALE_ROUNDINGS[self.kind][0]:
             text += f"-{self.rounding}"
-        return text if self.range.kind == "absmax" else f"{text}:{self.range}"
+        return text if self.range == Range() else f"{text}:{self.range}"
 
 
 def make_range(text: str) -> Range:
-    """Read a range: absmax, p99.9, fixed6, mse, std, rms, 4over6, or delayed16.
+    """Read a range: absmax, absmax+floor1e-5, p99.9, fixed6, mse, std, rms, 4over6, or delayed16.
 
     Raises: FormatError if the text is none of these, or the number makes no sense.
     """
-    fix = "use one of: absmax, p99.9, fixed6, mse, std, rms, 4over6, 4over6_mse, delayed16"
+    fix = "use one of: absmax, absmax+floor1e-5, p99.9, fixed6, mse, std, rms, 4over6, 4over6_mse, delayed16"
     name = text.removesuffix("_448")
     if name in ("4over6", "4over6_mse"):
         kind: RangeKind = "4over6" if name == "4over6" else "4over6_mse"
         return Range(kind=kind, value=448 if name != text else 256)
     if text in ("absmax", "mse", "std", "rms"):
         return Range(kind=next(kind for kind in get_args(RangeKind) if kind == text))
-    found = re.fullmatch(r"(p|fixed|delayed)(\d{1,6}(?:\.\d{1,6})?(?:e-?\d{1,2})?)", text)
+    if found := re.fullmatch(rf"absmax\+floor({_NUMBER})", text):
+        floor = float(found[1])
+        if not 1e-30 <= floor <= 1e30:
+            raise FormatError(f"'{text}' is no magnitude", "write above 0, as in absmax+floor1e-5")
+        return Range(floor=floor)
+    found = re.fullmatch(rf"(p|fixed|delayed)({_NUMBER})", text)
     if not found:
         raise FormatError(f"unknown range '{text}'", fix)
     value = float(found[2])

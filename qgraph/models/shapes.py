@@ -13,11 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qgraph.compat import fake, modules
+from qgraph.models.bounds import Bound, bounded
 from qgraph.models.examples import example_inputs
 from qgraph.models.load import load_config, model_class
+from qgraph.models.tasks import text_config
 from qgraph.passes import Layer
 from qgraph.policy import OPS, ROLES, Policy, first_match
 
@@ -59,7 +61,7 @@ class Shapes:
         """The blocks that are kept, by the numbers they have in the whole model."""
         return tuple(self.stand_for)
 
-    def inputs(self, batch: int, length: int) -> dict[str, Tensor]:
+    def inputs(self, batch: int, length: int) -> dict[str, Any]:
         """Return keyword inputs for a training step, shapes alone.
 
         Raises: ModelError if the model's kind of input is not known.
@@ -125,7 +127,7 @@ def shapes_of(
     """
     build = getattr(kind, "_from_config", None) or kind.from_config
     options = {} if dtype is None else {"dtype": dtype}
-    with torch.device("meta"):
+    with bounded(kind.__name__, Bound()):
         model = build(copy.deepcopy(config), **options).train()
     found = Shapes(model=model, parameters={n: p.numel() for n, p in model.named_parameters()})
     if few and (stack := _stack_of(model)):
@@ -139,7 +141,7 @@ def _stack_of(model: Any) -> str:
     """Return the path of the list of blocks; nothing unless the config speaks of one, and it is found."""
     config = model.config
     count = getattr(config, "num_hidden_layers", None)
-    if config.get_text_config() is not config or getattr(config, "is_encoder_decoder", False):
+    if text_config(config) is not config or getattr(config, "is_encoder_decoder", False):
         return ""
     lists = [
         name for name, module in model.named_modules()

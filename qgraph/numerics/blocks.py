@@ -131,6 +131,7 @@ def block_scales(
     """
     if fmt.asymmetric:
         return _asymmetric(cut(x.movedim(axis, -1), fmt.block, edges=True), fmt)
+    floor = fmt.scale.range.floor
     span = _range(x, fmt, axis, kernels, amax)
     if amax is not None and not amax.dim() and fmt.scale.range.kind != "delayed":
         whole = amax
@@ -140,6 +141,7 @@ def block_scales(
         whole = span.amax() if span.numel() else span.new_zeros(())
     if str(fmt.block) == "tensor":
         span = whole.expand_as(span)  # one scale for the batch too
+    span = span.clamp(min=floor) if floor else span
     shares = ranges.shares_of(fmt.scale.range)
     bits = _scale_bits(span, fmt, noise)
     best = _find(span, whole, fmt, bits, shares[0])
@@ -228,7 +230,7 @@ def _asymmetric(tiles: Tensor, fmt: BlockFormat) -> Scales:
         low, high = tiles.amin((-3, -1), keepdim=True), tiles.amax((-3, -1), keepdim=True)
         if str(fmt.block) == "tensor":
             low, high = low.amin().expand_as(low), high.amax().expand_as(high)
-    return zero_point(low, high, fmt.element)
+    return zero_point(low, high, fmt.element, fmt.scale.range.floor)
 
 
 def _error(

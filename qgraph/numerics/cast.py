@@ -20,10 +20,10 @@ def round_to(
 
     |x| = (n + f)·step lies between the neighbors n·step and (n + 1)·step; the mode says which (see
     `qgraph.formats.rounding`). Stochastic rounding takes the greater when n + f + noise/2**bits, a
-    float32 sum, reaches n + 1: with probability f, to a resolution of 2**-bits. It is the rounding
-    where there is noise and none is named; without noise it is nearest. NaN stays NaN; the sign of
-    zero is kept where the format has two. What is out of range, infinities too, saturates, or
-    overflows as the format says.
+    float32 sum, reaches n + 1: with probability f, to a resolution of 2**-bits, or of the sum's last
+    place where that is coarser. It is the rounding where there is noise and none is named; without
+    noise it is nearest. NaN stays NaN; the sign of zero is kept where the format has two. What is out
+    of range, infinities too, saturates, or overflows as the format says.
 
     Shapes: any -> the same; noise as x.
     Dtypes: float32 -> float32; noise int64, 0 to 2**rounding.bits - 1.

@@ -1,4 +1,4 @@
-"""The scales of other implementations of NVFP4, where they differ from Transformer Engine's.
+"""The scales of other implementations of NVFP4 and FP8, where they differ from Transformer Engine's.
 
 Each takes block ranges `span` and the tensor's range `whole`, in float32, and rounds to nearest in
 every operation, in the order written. E4(v) is the nearest E4M3 number, saturating.
@@ -108,11 +108,30 @@ def qutlass(span: Tensor, whole: Tensor, fmt: BlockFormat, share: float = 1.0) -
     return Scales(encode=encode, decode=stored, stored=stored)
 
 
+def torchao(span: Tensor, whole: Tensor, fmt: BlockFormat, share: float = 1.0) -> Scales:
+    """Torchao's FP8 training: encode = fp32(M / max(amax, 1e-12)), the quotient in float64.
+
+    code = x · encode, value = code · (1/encode): the reciprocal that its product is given. `pow2`
+    rounds encode down to a power of two, by bits; torchao's float32 logarithm rounds it up where encode
+    is an ulp under one. After an infinity encode is 0, and no value is finite.
+
+    Source: torchao, `float8/float8_utils.py` (`amax_to_scale`), `float8_ops.py` (`addmm_float8_unwrapped`).
+    """
+    amax = span.double().clamp(min=1e-12)
+    encode = torch.div(torch.full_like(amax, fmt.element.max), amax).float()
+    if fmt.scale.rounding == "pow2":
+        power = torch.ldexp(torch.ones_like(encode), torch.frexp(encode).exponent - 1)
+        encode = torch.where(encode > 0, power, encode)
+    decode = divide(1.0, encode)
+    return Scales(encode=encode, decode=decode, stored=decode)
+
+
 RULES = {
     "torchao_ptq": torchao_ptq,
     "modelopt": modelopt,
     "quartet2": quartet2,
     "qutlass": qutlass,
+    "torchao": torchao,
 }
 
 

@@ -55,14 +55,15 @@ def random_bits(
 ) -> Tensor:
     """Return `bits` random bits for each element of a tensor of `shape`.
 
-    Each element takes a byte, or two bytes for more than 8 bits, and keeps its highest bits. With
+    Each element takes a byte, two for more than 8 bits, or four for more than 16, and keeps its highest
+    bits. With
     `axis` moved last, each row is cut into chunks of 16 bytes; chunk number c, counted row by row,
     reads the bytes of counter c, the low ones of the first word first.
 
     Shapes: -> `shape`.
     Dtypes: int64, values 0 to 2**bits - 1.
     """
-    width = 8 if bits <= 8 else 16
+    width = 8 if bits <= 8 else 16 if bits <= 16 else 32
     served = 128 // width  # elements a counter value serves
     rows = torch.empty(shape, device="meta").movedim(axis, -1).shape
     size = rows[-1]

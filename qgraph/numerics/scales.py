@@ -238,17 +238,17 @@ def full_precision(span: Tensor, element: Element, scale: Scale) -> Scales:
     return Scales(encode=decode, decode=decode, stored=decode, divides=True)
 
 
-def zero_point(low: Tensor, high: Tensor, element: Element) -> Scales:
+def zero_point(low: Tensor, high: Tensor, element: Element, floor: float = 0.0) -> Scales:
     """Return the scales and zero points that map [low, high] to all codes of an integer.
 
-    step = (high - low) / (2·max), 1 if that is 0; zero = round(low/step - min). Codes are
+    step = max(high - low, floor) / (2·max), 1 if that is 0; zero = round(low/step - min). Codes are
     round(x/step - zero), clamped.
 
     Shapes: any -> the same.
     Dtypes: float32.
     Source: EfficientLLMs (arXiv 2407.11722), its asymmetric quantizer.
     """
-    span = high - low
+    span = (high - low).clamp(min=floor)
     step = span / torch.full_like(span, 2 * element.max)
     step = torch.where(step == 0, 1.0, step)
     zero = torch.round(low / step - element.min)

@@ -238,8 +238,11 @@ _OPS = (
 )
 for _schema, _eager, _fake in _OPS:
     _name = _schema.split("(")[0]
-    # A draw, or a look at the steps before, is never repeated or folded; the rest are pure.
-    _tags = (torch.Tag.nondeterministic_seeded,) if _name in ("seed", "delayed_amax") else ()
+    # A draw, or a look at the steps before, is never repeated or folded; the rest are pure. A CUDA graph
+    # would replay the seed of the step it was made in.
+    _tags = [torch.Tag.cudagraph_unsafe]
+    if _name in ("seed", "delayed_amax"):
+        _tags.append(torch.Tag.nondeterministic_seeded)
     _LIBRARY.define(_schema, tags=_tags)
     _LIBRARY.impl(_name, _eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"qgraph::{_name}", _fake, lib=_LIBRARY)

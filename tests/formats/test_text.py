@@ -45,6 +45,9 @@ RICH = [
     "e2m1/1x16/ue5m3-stochastic:mse/fp32",
     "e2m1/1x16/ue5m3+ieee-down/fp32-row",
     "e2m1/1x16/e4m3:4over6/fp32",
+    "int8/row/fp32:absmax+floor1e-5",
+    "int8+asymmetric/1x32/fp32:absmax+floor0.01",
+    "e4m3/row/fp32-pow2@torchao",
     "e2m1/1x32/ue8m0-even:rms",
     "e2m1/1x32/ue5m0-ceil",
     "int8/row/bf16:p99.9",
@@ -134,12 +137,12 @@ MESSAGES = {
     "e2m1/1x16/e4m3/": ("unknown tensor scale ''", "write fp32, fp32-row, or leave it out"),
     "e2m1/1x16/e4m3/fp32@nvidia": (
         "unknown dialect 'nvidia'",
-        "use one of: te, torchao_ptq, modelopt, quartet2, qutlass",
+        "use one of: te, torchao_ptq, modelopt, quartet2, qutlass, torchao",
     ),
     "e2m1/1x16/fp32:p0": ("'p0' is no percentile", "write above 0 to 100, as in p99.9"),
     "e2m1/1x16/fp32:max": (
         "unknown range 'max'",
-        "use one of: absmax, p99.9, fixed6, mse, std, rms, 4over6, 4over6_mse, delayed16",
+        "use one of: absmax, absmax+floor1e-5, p99.9, fixed6, mse, std, rms, 4over6, 4over6_mse, delayed16",
     ),
     "e4m3fn/1x16/fp32": ("unknown element format 'e4m3fn'", "did you mean 'e4m3'?"),
     "posit/1x16/fp32": ("unknown element format 'posit'", f"use one of: {ALL_ELEMENTS}"),
@@ -183,6 +186,40 @@ MESSAGES = {
     "int8+asymmetric/row/ue8m0": (
         "'int8+asymmetric/row/ue8m0-rceil': a zero point goes with an fp32 scale and the range absmax",
         "write scale: fp32, or a symmetric integer",
+    ),
+    "int8/row/fp32:absmax+floor0": (
+        "'absmax+floor0' is no magnitude",
+        "write above 0, as in absmax+floor1e-5",
+    ),
+    "int8/row/fp32:p99+floor1": (
+        "unknown range 'p99+floor1'",
+        "use one of: absmax, absmax+floor1e-5, p99.9, fixed6, mse, std, rms, 4over6, 4over6_mse, delayed16",
+    ),
+    "e4m3/row/fp32:absmax+floor1e-5": (
+        "'e4m3/row/fp32:absmax+floor1e-5': a floor under the range goes with an integer and an fp32 scale",
+        "write range: absmax",
+    ),
+    "int8/1x32/ue8m0-floor:absmax+floor1e-5": (
+        (
+            "'int8/1x32/ue8m0-floor:absmax+floor1e-5': a floor under the range goes with an integer and "
+            "an fp32 scale"
+        ),
+        "write range: absmax",
+    ),
+    "int8/row/fp32@torchao": (
+        "'int8/row/fp32@torchao': the dialect torchao speaks of e4m3 and e5m2, as torch has them",
+        "write one of: e4m3, e5m2, e4m3+b8+fnuz, e5m2+b16+fnuz; or no dialect",
+    ),
+    "e4m3/1x32/ue8m0@torchao": (
+        (
+            "'e4m3/1x32/ue8m0-rceil@torchao': the dialect torchao has one fp32 scale, for a tensor or for "
+            "each row"
+        ),
+        "write block: tensor, or row, and scale: fp32",
+    ),
+    "e4m3/tensor/fp32:p99@torchao": (
+        "'e4m3/tensor/fp32:p99@torchao': the dialect torchao has no range 'p99'",
+        "leave the range or the dialect out",
     ),
     "e2m1/1x16/e4m3@modelopt": (
         "'e2m1/1x16/e4m3@modelopt': the dialect modelopt has 2 levels of scales",

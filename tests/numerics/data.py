@@ -44,6 +44,8 @@ OTHER_FORMATS = (
     "e2m1/1x16/e4m3@torchao_ptq", "e2m1/1x16/e4m3/fp32@torchao_ptq", "e2m1/1x16/e4m3/fp32@modelopt",
     "e2m1/1x16/e4m3:4over6/fp32@quartet2", "e2m1/1x16/e4m3-eden/fp32@quartet2",
     "e2m1/1x16/e4m3@qutlass", "int8/column/fp32", "e3m4/4x8/ue5m3+ieee-down",
+    "e4m3/tensor/fp32@torchao", "e5m2/row/fp32-pow2@torchao", "int8/row/fp32:absmax+floor1e-5",
+    "int4+asymmetric/1x32/fp32:absmax+floor0.01",
 )  # fmt: skip
 # Of both, one of each kind: what is asked of every format at some length is asked of these always.
 TELLING_FORMATS = (
@@ -52,6 +54,7 @@ TELLING_FORMATS = (
     "e2m1/1x32/ue8m0-rfloor:std", "int4+asymmetric/1x32/fp32", "nf4/1x64/fp32", "log4/1x32/fp32",
     "e5m2+overflow/1x32/fp32:fixed3", "e2m1/1x16/e4m3-stochastic/fp32", "e4m3+b140/tensor/none",
     "e2m1/1x16/e4m3/fp32@modelopt", "e2m1/1x16/e4m3-eden/fp32@quartet2", "int8/column/fp32",
+    "e4m3/tensor/fp32@torchao", "int8/row/fp32:absmax+floor1e-5",
 )  # fmt: skip
 # The elements that `reference.py` and the oracles of two packages know.
 PLAIN = tuple(ELEMENTS[name] for name in ("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "int8", "int4"))

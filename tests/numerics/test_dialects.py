@@ -9,6 +9,7 @@ scale is NaN are 0, and so are codes of -0: some of them drop the sign of a zero
 import itertools
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from qgraph.formats import parse_format, parse_rounding
 from qgraph.numerics import Noise
 from qgraph.ops.cpu.rotate import rotate_on_cpu
 from qgraph.ops.cpu.two_passes import CPU_STEPS
-from tests.numerics.data import same_bits
+from tests.numerics.data import kinds, same_bits
 
 VECTORS = np.load(Path(__file__).with_name("vectors.npz"))
 KINDS = VECTORS["kinds"].tolist()
@@ -175,3 +176,43 @@ def test_eden_corrects_each_group_by_its_own_ratio() -> None:
     ratio = (groups * values).sum(-1) / groups.square().sum(-1)
     assert torch.allclose(ratio, torch.ones_like(ratio), atol=1 / 16)
     assert not same_bits(again, numerics.fake_quant(x, plain, -1))
+
+
+def by_torchao(x: Tensor, top: float, name: str, *, row: bool, power: bool) -> Tensor:
+    """What torchao's FP8 training makes of `x`, in numpy: its `amax_to_scale`, cast and product's scale."""
+    values = x.numpy()
+    with np.errstate(all="ignore"):
+        amax = np.abs(values).max(-1, keepdims=True) if row else np.abs(values).max()
+        wide = np.where(np.isnan(amax), np.nan, np.maximum(amax.astype(np.float64), 1e-12))
+        scale = (top / wide).astype(np.float32)
+        if power:
+            scale = np.exp2(np.floor(np.log2(scale.astype(np.float64)))).astype(np.float32)
+        scaled = np.clip(values * scale, np.float32(-top), np.float32(top))
+        codes = scaled.astype(getattr(ml_dtypes, name)).astype(np.float32)
+        return torch.from_numpy(codes * (np.float32(1) / scale))
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["nearest", "pow2"])
+@pytest.mark.parametrize("block", ["tensor", "row"])
+@pytest.mark.parametrize(
+    ("element", "top", "name"),
+    [
+        ("e4m3", 448.0, "float8_e4m3fn"), ("e5m2", 57344.0, "float8_e5m2"),
+        ("e4m3+b8+fnuz", 240.0, "float8_e4m3fnuz"), ("e5m2+b16+fnuz", 57344.0, "float8_e5m2fnuz"),
+    ],
+)  # fmt: skip
+def test_torchao_is_its_formula(
+    element: str, top: float, name: str, block: str, power: bool
+) -> None:
+    # 512 such tensors were also compared with torchao 0.18 itself: the same codes and scales.
+    fmt = parse_format(f"{element}/{block}/fp32{'-pow2' * power}@torchao")
+    data = kinds()
+    for kind, x in data.items():
+        want = by_torchao(x, top, name, row=block == "row", power=power)
+        assert same_bits(numerics.fake_quant(x, fmt, -1), want), kind
+    te = parse_format(f"{element}/{block}/fp32{'-pow2' * power}")
+    # The floor, and a quotient rounded twice, are what sets it apart.
+    assert not same_bits(
+        numerics.quantize(data["denormal"], fmt, -1)[1],
+        numerics.quantize(data["denormal"], te, -1)[1],
+    )

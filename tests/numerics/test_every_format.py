@@ -167,7 +167,13 @@ def test_every_mode_agrees_with_the_scalar_reference(name: str) -> None:
     edges = torch.tensor([0.0, fmt.max, fmt.max * 1.01, fmt.max * 1.25, torch.inf])
     x = torch.cat([near[:: max(1, len(near) // 400)], spread, limits, edges])
     x = torch.cat([x, -x])
-    for mode in [*ROUNDINGS, "stochastic:3", "stochastic:16", "stochastic_equal:1"]:
+    for mode in [
+        *ROUNDINGS,
+        "stochastic:3",
+        "stochastic:16",
+        "stochastic:24",
+        "stochastic_equal:1",
+    ]:
         rounding = parse_rounding(mode)
         noise = torch.from_numpy(np.random.default_rng(2).integers(0, 1 << rounding.bits, x.shape))
         found = round_to(x, fmt, noise, rounding)

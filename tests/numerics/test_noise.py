@@ -77,6 +77,14 @@ def test_byte_j_of_chunk_c_is_byte_j_of_counter_c(row: int, column: int) -> None
     assert int(found[row, column]) == words[column % 16 // 4] >> (8 * (column % 4)) & 255
 
 
+@pytest.mark.parametrize("bits", [17, 24])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 3), (0, 4), (2, 37), (4, 33)])
+def test_more_than_16_bits_are_the_highest_of_a_word(bits: int, row: int, column: int) -> None:
+    found = random_bits(torch.Size([5, 38]), 1, 11, 12, CPU, bits)
+    words = by_the_paper((row * 10 + column // 4, 0, 0, 0), (11, 12))  # ten chunks of four a row
+    assert int(found[row, column]) == words[column % 4] >> (32 - bits)
+
+
 @pytest.mark.parametrize("shape", [(5, 40), (3, 5, 40), (2, 16), (1, 1), (2, 3, 4, 17)])
 def test_the_bytes_follow_the_axis_not_the_layout(shape: tuple[int, ...]) -> None:
     turned = torch.Size((*shape[:-2], shape[-1], shape[-2]))

@@ -237,3 +237,31 @@ def test_rceil_never_saturates_a_finite_block(text: str) -> None:
     mantissa = 1 if text.startswith("e2m1") else 3
     assert bool(((rounded - block).abs() <= amax[:, None] * 2.0 ** -(mantissa + 1)).all())
     assert same_bits(rounded.mT, fake_quant(block.mT, read(text), -2))
+
+
+@pytest.mark.parametrize(
+    "text", ["int8/row", "int4/tensor", "int8+asymmetric/row", "int4+asymmetric/1x53"]
+)
+@pytest.mark.parametrize("floor", ["1e-5", "0.01", "3"])
+def test_a_range_stays_above_its_floor(text: str, floor: str) -> None:
+    """EfficientLLMs' `Quantizer`, in numpy: its ranges are clamped before they become steps."""
+    fmt = read(f"{text}/fp32:absmax+floor{floor}")
+    least, top = np.float32(float(floor)), np.float32(fmt.element.max)
+    low = np.float32(fmt.element.min)
+    for kind, x in kinds().items():
+        if kind in ("nan", "inf"):
+            continue
+        values = x.numpy()
+        along = None if "tensor" in text else -1
+        zero = np.float32(0)
+        if "asymmetric" in text:
+            start, end = (f(values, axis=along, keepdims=True) for f in (np.min, np.max))
+            step = np.maximum(end - start, least) / (2 * top)
+            zero = np.round(start / step - low)
+        else:
+            step = np.maximum(np.max(np.abs(values), axis=along, keepdims=True), least) / top
+        want = (np.clip(np.round(values / step - zero), low, top) + zero) * step
+        found = fake_quant(x, fmt, -1)
+        assert torch.equal(found, torch.from_numpy(want)), kind
+    small = kinds()["gradient"] * 1e-3
+    assert not torch.equal(fake_quant(small, fmt, -1), fake_quant(small, read(f"{text}/fp32"), -1))

@@ -25,6 +25,8 @@ CASES = (
     ("e2m1/1x16/e4m3/fp32@modelopt", "nearest"),
     ("e2m1/1x32/ue8m0-rfloor:std", "nearest"),
     ("e5m2+overflow/1x32/fp32:fixed3", "up"),
+    ("e4m3/row/fp32-pow2@torchao", "stochastic:24"),
+    ("int8+asymmetric/row/fp32:absmax+floor1e-5", "nearest"),
 )
 
 

@@ -113,6 +113,12 @@ def test_all_work_is_taken_everywhere_and_what_falls_back_says_why() -> None:
         ("e4m3/1x32/ue8m0-rceil", machine_of(DEVICES["mi355x"]), "triton"),
         ("int8/row/fp32", machine_of(DEVICES["b200"]), "reference: no triton kernel takes int8/row/fp32"),
         ("int8/row/fp32", Machine(device="xpu"), "reference: no xpu kernels yet"),
+        ("e4m3/tensor/fp32@torchao", CPU, "cpu, two passes"),
+        ("int8/row/fp32:absmax+floor1e-5", CPU, "cpu, two passes"),
+        (
+            "e4m3/tensor/fp32@torchao", machine_of(DEVICES["b200"]),
+            "reference: no triton kernel takes e4m3/tensor/fp32@torchao",
+        ),
     ],
 )  # fmt: skip
 def test_what_quantizes_where(text: str, machine: Machine, found: str) -> None:
@@ -126,6 +132,9 @@ def test_why_a_tensor_is_left_to_the_definition() -> None:
     assert choose(replace(work, dtype=torch.float64), CPU).why == "no cpu kernel reads float64"
     assert choose(replace(work, rounding=parse_rounding("odd")), gpu).why == (
         "no triton kernel takes e4m3/tensor/fp32 rounded odd"
+    )
+    assert choose(replace(work, rounding=parse_rounding("stochastic:24")), gpu).why == (
+        "no triton kernel takes e4m3/tensor/fp32 rounded stochastic:24"
     )
     assert choose(replace(work, points=128), gpu).kernel.name == "triton, rotated by the reference"
     assert choose(replace(work, points=16), gpu).kernel.name == "triton"

@@ -155,12 +155,15 @@ def test_a_format_is_fields_or_text_or_a_name_or_not_declared_at_all() -> None:
         "  text: e2m1/1x16/ue5m3-up\n"
         "  rceil: {element: e4m3, block: [1, 32], scale: ue8m0, dialect: rceil}\n"
         "  ocp: {element: e4m3, block: [1, 32], scale: ue8m0, dialect: ocp}\n"
+        "  torchao: {element: e5m2, scale: fp32, scale_rounding: pow2, dialect: torchao}\n"
+        "  floor: {element: int8, block: row, scale: fp32, range: absmax+floor1e-5}\n"
         "rules:\n"
         "- {match: {module: a}, fprop: {input: fields, weight: values}}\n"
         "- {match: {module: b}, fprop: {input: named, weight: text}}\n"
         "- {match: {module: c}, fprop: {input: nvfp4, weight: int8/row/fp32}}\n"
         "- {match: {module: d}, fprop: {input: integer, weight: fixed}}\n"
         "- {match: {module: e}, fprop: {input: rceil, weight: ocp}}\n"
+        "- {match: {module: f}, fprop: {input: torchao, weight: floor}}\n"
     )
     assert [str(operand.format) for operand in policy.operands] == [
         "e3m2+b2.5/row/fp32",
@@ -173,6 +176,8 @@ def test_a_format_is_fields_or_text_or_a_name_or_not_declared_at_all() -> None:
         "fixed4.4/tensor/none",
         "e4m3/1x32/ue8m0-rceil",
         "e4m3/1x32/ue8m0-floor",
+        "e5m2/tensor/fp32-pow2@torchao",
+        "int8/row/fp32:absmax+floor1e-5",
     ]
     again = load_policy_dict(policy.to_dict())
     assert again.fingerprint() == policy.fingerprint()
@@ -181,7 +186,8 @@ def test_a_format_is_fields_or_text_or_a_name_or_not_declared_at_all() -> None:
 @pytest.mark.parametrize(
     "tail",
     [
-        "rounding: 'stochastic:4'", "rounding: odd", "gradient: 'dge:3:2+absmax'",
+        "rounding: 'stochastic:4'", "rounding: 'stochastic:24'", "rounding: odd",
+        "gradient: 'dge:3:2+absmax'",
         "gradient: clipped, rounding: up", "transform: run", "transform: site", "transform: step",
     ],
 )  # fmt: skip

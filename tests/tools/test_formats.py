@@ -85,7 +85,8 @@ def test_the_list_has_every_word_of_a_policy() -> None:
     assert {make_range(word).kind for word in found["ranges"]} == set(get_args(RangeKind))
     assert found["dialects"] == list(get_args(Dialect))
     for word in found["dialects"]:
-        ranged = parse_format(f"e2m1/1x16/e4m3{'' if word == 'qutlass' else '/fp32'}@{word}")
+        text = {"qutlass": "e2m1/1x16/e4m3", "torchao": "e4m3/tensor/fp32"}
+        ranged = parse_format(f"{text.get(word, 'e2m1/1x16/e4m3/fp32')}@{word}")
         assert ranged.dialect == word
     estimators = [word for word in found["gradients"] if not word.startswith("+")]
     assert {parse_gradient(word).estimator for word in estimators} == set(get_args(Estimator))

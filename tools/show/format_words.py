@@ -38,6 +38,7 @@ SCALES = {
 }
 RANGES = {
     "absmax": "the largest magnitude",
+    "absmax+floor1e-5": "the same, or 1e-5 if that is larger; of integers",
     "p99.9": "the magnitude above 99.9% of them",
     "mse": "of 20 shares of the largest, the one with the least squared error",
     "std, rms": "a multiple of the deviation, or the root mean square, for normal data",
@@ -51,6 +52,7 @@ DIALECTS = {
     "modelopt": "NVIDIA ModelOpt",
     "quartet2": "Quartet-II: eden scales",
     "qutlass": "QuTLASS: one level of scales",
+    "torchao": "torchao's FP8 training",
 }
 GRADIENTS = {
     "ste": "straight through; the default",
@@ -111,7 +113,7 @@ def print_all(as_json: bool) -> None:
         "Ranges, the magnitude of a block that is mapped to the largest value:": RANGES,
         "Block formats with a name:": NAMED,
         "Dialects, whose rules find the scales:": DIALECTS,
-        "Roundings (the random ones take their bits, 1 to 16: stochastic:4):": ROUNDINGS,
+        "Roundings (the random ones take their bits, 1 to 24: stochastic:4):": ROUNDINGS,
         "Gradients of rounding:": GRADIENTS,
     }.items():
         typer.echo("\n".join(("", title, *lines(table.items(), "  "))))

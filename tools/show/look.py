@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qgraph.errors import ArtifactError
+from qgraph.models import read_json
 from qgraph.policy import Policy, load_policy
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ def read_plan(source: str) -> tuple[dict[str, Any], Policy]:
     path = Path(source).expanduser()
     policy = load_policy(path / "policy.yaml")
     try:
-        data = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        data = read_json(path / "report.json")
     except (OSError, ValueError) as error:
         raise _damaged(path / "report.json", str(error)) from error
-    if not isinstance(data, dict):
-        raise _damaged(path / "report.json", "not a mapping")
     if data.get("fingerprint") != policy.fingerprint():
         raise _damaged(path / "policy.yaml", "not the policy that report.json speaks of")
     return data, policy
@@ -121,8 +119,8 @@ def _read(source: str, step: Callable[[str], None]) -> Look:
     path = Path(source).expanduser()
     try:
         report = read_report(data, policy)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path / "report.json", f"{type(error).__name__} {error}") from error
+    except ValueError as error:
+        raise _damaged(path / "report.json", str(error)) from error
     texts = [path / f"graph_{name}.txt" for name in ("before", "after")]
     before, after = (f.read_text(encoding="utf-8") if f.is_file() else "" for f in texts)
     return Look(

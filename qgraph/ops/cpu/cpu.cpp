@@ -668,7 +668,7 @@ template <class R, bool kRandom>
 void round_blocks(const float* x, float* y, const Grid& g, const BlockScales& s, const Element& e, const R& round,
                   uint32_t seed, uint32_t site) {
   const int64_t row_blocks = g.row_blocks(), blocks = g.blocks();
-  const int width = e.bits <= 8 ? 8 : 16, per = 32 / width;
+  const int width = e.bits <= 8 ? 8 : e.bits <= 16 ? 16 : 32, per = 32 / width;
   const int64_t served = 128 / width, chunks = (g.size + served - 1) / served;
   const int parts = (s.zero ? 1 : 0) | (s.decode ? 2 : 0) | (s.whole ? 4 : 0);
   const bool serial = g.matrices * g.rows * g.size < kSerial;
@@ -681,7 +681,7 @@ void round_blocks(const float* x, float* y, const Grid& g, const BlockScales& s,
     std::vector<float> along(4 * strip);
     uint32_t* w = words.data();
     const auto field = [&](uint32_t word, int64_t l) {
-      const uint32_t f = (word >> (width * (l % per))) & ((1u << width) - 1);
+      const uint32_t f = (word >> (width * (l % per))) & (~0u >> (32 - width));
       return float(int32_t(f >> (width - e.bits))) * share;
     };
 #pragma omp for collapse(2)

@@ -75,7 +75,9 @@ ScaleName = Annotated[
 RangeText = Annotated[
     Range,
     PlainValidator(lambda value: read_word(make_range, value)),
-    word_schema(r"absmax|mse|std|rms|4over6(_mse)?(_448)?|(p|fixed|delayed)[\d.]+"),
+    word_schema(
+        r"absmax(\+floor[\d.e-]+)?|mse|std|rms|4over6(_mse)?(_448)?|(p|fixed|delayed)[\d.]+"
+    ),
 ]
 BlockShape = Annotated[
     Block,

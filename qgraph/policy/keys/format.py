@@ -103,7 +103,8 @@ class FormatEntry(FileEntry):
         "One more scale for the whole tensor, or for each row, above scales of few bits.", "fp32"
     )
     range: RangeText = optional(
-        "Which magnitude of a block the largest code stands for: absmax, p99.9 (a percentile), "
+        "Which magnitude of a block the largest code stands for: absmax (of integers with a floor: "
+        "absmax+floor1e-5), p99.9 (a percentile), "
         "mse (searched), rms (QuEST), 4over6, fixed6 (a constant).",
         "absmax",
         Range(),
@@ -113,9 +114,9 @@ class FormatEntry(FileEntry):
         "stochastic",
         NEAREST,
     )
-    dialect: Literal["te", "torchao_ptq", "modelopt", "quartet2", "qutlass", "ocp", "rceil"] = (
-        optional("Whose rules find the scales, where implementations differ.", "te", "te")
-    )
+    dialect: Literal[
+        "te", "torchao_ptq", "modelopt", "quartet2", "qutlass", "torchao", "ocp", "rceil"
+    ] = optional("Whose rules find the scales, where implementations differ.", "te", "te")
 
 
 def _fields(value: object) -> object:
@@ -251,7 +252,7 @@ def written_format(fmt: BlockFormat) -> dict[str, object]:
         entry["scale_rounding"] = fmt.scale.rounding
     if fmt.two_level:
         entry["tensor_scale"] = fmt.tensor_scale
-    if fmt.scale.range.kind != "absmax":
+    if fmt.scale.range != Range():
         entry["range"] = str(fmt.scale.range)
     if fmt.dialect != "te":
         entry["dialect"] = fmt.dialect
