@@ -206,7 +206,8 @@ _OPS = (
         grouped.pad_rows_fake,
     ),
     (
-        f"check(Tensor found, Tensor source, {_CHECK}, Tensor? amax, int graph, str place) -> Tensor",
+        f"check(Tensor found, Tensor source, {_CHECK}, Tensor? amax, int graph, str place, "
+        "int[] axes=[]) -> Tensor",
         check.check,
         check.check_fake,
     ),
