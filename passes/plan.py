@@ -13,7 +13,9 @@ from torch.fx import Node
 from qgraph.compat import symbolic
 from qgraph.errors import PolicyError
 from qgraph.ops import row_of
+from qgraph.passes.graph.places import Layer
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
+from qgraph.passes.sites.attention import quantizes_attention
 from qgraph.passes.sites.convolution import cannot_block
 from qgraph.passes.sites.processes import Processes
 from qgraph.passes.sites.site import GraphFacts, Site
@@ -118,7 +120,8 @@ def _plan(site: Site, policy: Policy) -> Plan:
     if decision.rule is not None and decision.rule.keep:
         return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
     if site.unsupported:
-        return Plan(site=site, status="unsupported", rule=rule, reason=site.unsupported)
+        why = _WHOLE if _stays_whole(site, policy) else site.unsupported
+        return Plan(site=site, status="unsupported", rule=rule, reason=why)
     if decision.rule is None:
         return Plan(site=site, status="unmatched", reason=decision.reason)
     if decision.reason:
@@ -137,6 +140,20 @@ def _plan(site: Site, policy: Policy) -> Plan:
     if site.op == "conv" and not all(operand.gradient.straight for operand in decision.operands):
         notes += ("gradients of quantizers are straight through in convolutions",)
     return Plan(site=site, status="quantized", operands=decision.operands, rule=rule, notes=notes)
+
+
+_WHOLE = "fused attention inside a call that cannot be taken apart: its qk and pv stay high"
+
+
+def _stays_whole(site: Site, policy: Policy) -> bool:
+    """Whether fused attention is left although the policy quantizes its products."""
+    at = Layer(module=site.module, block=site.block, block_count=site.block_count)
+    return site.op == "sdpa" and policy.quantizes and quantizes_attention(policy, at)
+
+
+def whole_attention(plans: Sequence[Plan]) -> list[str]:
+    """Return the modules whose fused attention is left although the policy quantizes its products."""
+    return sorted({plan.site.module for plan in plans if plan.reason == _WHOLE})
 
 
 def _misfit(site: Site, operands: tuple[OperandPolicy, ...]) -> str:

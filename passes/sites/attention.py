@@ -8,11 +8,14 @@ The scores are what reaches a softmax through elementwise ops; the weights are w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from torch.fx import Node
 
 from qgraph.compat import meta
+from qgraph.passes.graph.places import Layer
 from qgraph.passes.graph.targets import PRODUCTS, VIEWS, argument_node, aten
+from qgraph.policy import ATTENTION, Policy, decide, products_of
 
 _STEPS = 24  # how far from a product its softmax may be
 # By name: a graph that was copied holds copies of the ops in its metadata.
@@ -52,3 +55,14 @@ def _reaches_softmax(start: Node, neighbours: Callable[[Node], Iterable[Node]]) 
         frontier = [n for n in following if n.target in _BETWEEN]
         seen |= {*following}
     return False
+
+
+def quantizes_attention(policy: Policy, layer: Layer) -> bool:
+    """Whether `policy` quantizes an operand of either product of attention, or of their gradients."""
+    return any(
+        operand.changes
+        for op in ATTENTION
+        for role, pairs in products_of(op).items()
+        for pair in pairs
+        for operand in decide(policy, replace(layer, op=op, role=role, operand_kinds=pair)).operands
+    )

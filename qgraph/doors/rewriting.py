@@ -31,6 +31,7 @@ from qgraph.passes import (
     Watch,
     names_of,
     run_passes,
+    whole_attention,
 )
 from qgraph.policy import Policy
 
@@ -184,6 +185,14 @@ class Rewrite(inductor.CustomGraphPass):
         run_passes(step, names_of("joint", "lower", "watch"))
         self.report.add(step, self.frame)
         self.report.pass_seconds += time.perf_counter() - start
+        if whole := [name or "the model" for name in whole_attention(step.plans)]:
+            warnings.warn(
+                f"policy {self.policy.name}: the fused attention of {', '.join(whole)} is inside a call that "
+                "cannot be taken apart, so the rules on qk and pv do not reach it; call "
+                "torch.nn.functional.scaled_dot_product_attention where torch.compile sees it",
+                QGraphWarning,
+                stacklevel=2,
+            )
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
         left = {plan.reason for plan in step.plans if plan.status in ("unmatched", "unsupported")}
         if left and self.policy.quantizes and not self.report.quantized:
