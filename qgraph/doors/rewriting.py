@@ -82,6 +82,7 @@ def make_backend(
             tables=frozenset(
                 i for i, v in enumerate(inputs) if outline and id(v) in outline.tables
             ),
+            buffers=outline.buffers(inputs) if outline is not None else frozenset(),
             outline=outline,
             frame=frame,
             target=target,
@@ -160,6 +161,7 @@ class Rewrite(inductor.CustomGraphPass):
     report: Report
     parameters: frozenset[int]  # positions among the graph's inputs
     tables: frozenset[int]  # those that hold embeddings
+    buffers: frozenset[int]
     outline: Outline | None
     frame: int | None  # Dynamo's number of the code that was captured
     target: Target
@@ -173,6 +175,7 @@ class Rewrite(inductor.CustomGraphPass):
             lambda node: input_index(node) in self.parameters,
             self.outline,
             lambda node: input_index(node) in self.tables,
+            lambda node: input_index(node) in self.buffers,
         )
         return replace(facts, processes=name_splits(self.processes, graph))
 

@@ -1,0 +1,178 @@
+"""Which operands are weights: parameters and frozen buffers, and what is computed from them and from no data.
+
+    w,  w * mask,  scale * codes,  w + b @ a        a weight
+    b @ a                                           a product that makes one
+    linear(places)                                  an activation, though it takes no data
+
+A product of what takes no data makes a weight if its result becomes one: the operand of a product with
+data. Layers of torch's own and attention are told apart: what they give is an activation, whatever from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.nn.utils.parametrize import ParametrizationList
+
+from qgraph.compat import descriptions, meta
+from qgraph.passes.graph.targets import (
+    GATHERS,
+    PRODUCTS,
+    VIEWS,
+    argument_node,
+    aten,
+    is_convolution,
+    is_grouped,
+    sizes_of,
+    value_of,
+)
+from qgraph.passes.sites.attention import attends
+
+MAKES = "it makes a weight: what a weight is computed with stays high"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of a graph: parameters as they are stored, what is computed, and the products doing it.
+
+    A buffer that the graph does not write, and that holds a matrix, counts as computed.
+    """
+
+    stored: frozenset[Node]
+    made: frozenset[Node]
+    makers: frozenset[Node]
+
+    def stored_below(self, source: Node) -> Node | None:
+        """Return the parameter an operand shows, also one that rows or experts are picked from."""
+        return _below(source, self.stored)
+
+    def made_below(self, source: Node) -> Node | None:
+        """Return the computed weight an operand shows, also one that experts are picked from."""
+        return _below(source, self.made)
+
+
+def find_weights(
+    graph: Graph, parameters: Container[str], buffers: Container[str], late: Container[Node]
+) -> Weights:
+    """Return the weights of `graph`, whose placeholders of these names hold parameters and buffers.
+
+    `late` are the nodes that depend on a tangent.
+    """
+    holders = graph.find_nodes(op="placeholder")
+    stored = frozenset(node for node in holders if node.name in parameters)
+    kept = {node for node in holders if node.name in buffers}
+    makers = _makers(graph, _without_data(graph, {*stored, *kept}), late)
+    frozen = kept - _written(graph)
+    made = {*stored, *(node for node in frozen if _is_matrix(node))}
+    fixed: set[Node] = {*stored, *kept}
+    for node in graph.nodes:
+        sources, product = node.all_input_nodes, node.target in PRODUCTS and node not in makers
+        if _is_constant(node) or (
+            node.op == "call_function" and not product and all(s in fixed for s in sources)
+        ):
+            fixed.add(node)
+            if any(source in made for source in sources):
+                made.add(node)
+    return Weights(stored=stored, made=frozenset(made), makers=frozenset(makers))
+
+
+def _without_data(graph: Graph, state: set[Node]) -> set[Node]:
+    """Return what depends on `state` and constants alone, through products too."""
+    found = set(state)
+    for node in graph.nodes:
+        computed = node.op == "call_function" and all(s in found for s in node.all_input_nodes)
+        if computed or _is_constant(node):
+            found.add(node)
+    return found
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a node is a constant of the graph, or a size: data's size is no data."""
+    value = meta.value(node)
+    if node.op == "get_attr":
+        return isinstance(value, Tensor)
+    return node.op != "output" and value is not None and not isinstance(value, (Tensor, tuple, list))
+
+
+def _makers(graph: Graph, free: set[Node], late: Container[Node]) -> set[Node]:
+    """Return the products, of `free` operands, whose result becomes a weight."""
+    todo = [
+        source
+        for node in graph.nodes
+        if node.op == "call_function" and node not in late and meta.half(node) != "backward"
+        for source in _weight_places(node, free)
+    ]
+    seen, makers = set(todo), set[Node]()
+    while todo:
+        node = todo.pop()
+        if node.target in PRODUCTS:
+            if _is_layer(node):
+                continue
+            makers.add(node)
+        for source in node.all_input_nodes:
+            if source in free and source not in seen:
+                seen.add(source)
+                todo.append(source)
+    return makers
+
+
+def _weight_places(node: Node, free: set[Node]) -> list[Node]:
+    """Return the `free` operand of a product with data, where a weight may stand."""
+    if is_convolution(node):
+        places = [(1, 0)]
+    elif is_grouped(node):
+        places = [(1, 0)]
+    elif node.target in PRODUCTS:
+        first = PRODUCTS[node.target]
+        batched = node.target in (aten.bmm.default, aten.baddbmm.default)
+        places = [] if batched and attends(node, first) else [(first, first + 1), (first + 1, first)]
+    else:
+        return []
+    pairs = ((argument_node(node, one), argument_node(node, other)) for one, other in places)
+    return [one for one, other in pairs if one in free and other not in free]
+
+
+def _is_layer(node: Node) -> bool:
+    """Whether a product is what torch's own linear layer computes, and none that parametrizes a weight."""
+    classes = [value[1] for value in meta.modules(node).values() if isinstance(value[1], type)]
+    if any(issubclass(cls, ParametrizationList) for cls in classes):
+        return False
+    forward: Any = getattr(classes[-1], "forward", None) if classes else None
+    return forward is nn.Linear.forward
+
+
+def _written(graph: Graph) -> set[Node]:
+    """Return the placeholders that the graph writes into."""
+    (output,) = graph.find_nodes(op="output")
+    written = descriptions.written_inputs(meta.description(output) or ())
+    copied = {n.args[0] for n in graph.find_nodes(op="call_function", target=aten.copy_.default)}
+    return {
+        node
+        for node in graph.find_nodes(op="placeholder")
+        if node in copied or (meta.description(node) is not None and meta.description(node) in written)
+    }
+
+
+def _is_matrix(node: Node) -> bool:
+    sizes = sizes_of(node)
+    count = 1
+    for size in sizes:
+        count *= size
+    return count > max(sizes, default=1)
+
+
+def _below(source: Node, weights: Container[Node]) -> Node | None:
+    """Return the furthest of `weights` below what shows an operand, or picks parts of it."""
+    found = None
+    while True:
+        found = source if source in weights else found
+        shows = source.op == "call_function" and (
+            source.target in VIEWS or (source.target in GATHERS and value_of(source).dim() > 2)
+        )
+        if not shows:
+            return found
+        source = source.all_input_nodes[0]
