@@ -121,10 +121,8 @@ def _makers(graph: Graph, free: set[Node], late: Container[Node]) -> set[Node]:
 
 
 def _weight_places(node: Node, free: set[Node]) -> list[Node]:
-    """Return the `free` operand of a product with data, where a weight may stand."""
-    if is_convolution(node):
-        places = [(1, 0)]
-    elif is_grouped(node):
+    """Return what the operand of a product with data shows, if it is `free` and a weight may stand there."""
+    if is_convolution(node) or is_grouped(node):
         places = [(1, 0)]
     elif node.target in PRODUCTS:
         first = PRODUCTS[node.target]
@@ -133,7 +131,8 @@ def _weight_places(node: Node, free: set[Node]) -> list[Node]:
     else:
         return []
     pairs = ((argument_node(node, one), argument_node(node, other)) for one, other in places)
-    return [one for one, other in pairs if one in free and other not in free]
+    shown = (_below(one, free) for one, other in pairs if other not in free)
+    return [node for node in shown if node is not None]
 
 
 def _is_layer(node: Node) -> bool:
