@@ -45,29 +45,35 @@ rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """How a stack of matrices [A, B, rows, columns] lies in memory: what `show` makes of it."""
+    """How a stack of matrices [..., rows, columns] lies in memory: what `show` makes of it."""
 
-    sizes: tuple[int, ...]  # of the axes a, b, r, c
+    sizes: tuple[int, ...]  # one batch axis or two, rows, columns
     order: tuple[int, ...]  # of the axes in memory
-    expanded: tuple[int, ...]  # axes that are not there in memory
-    cut: int  # the axis of which only a slice is taken
+    expanded: tuple[int, ...]  # batch axes that are not there in memory
+    cut: int | None  # the axis of which only a slice is taken
+    early: bool  # it is taken before the axes are ordered
     role: str  # input or weight
 
     def make(self, draw: random.Random) -> Tensor:
         generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
         shape = [1 if axis in self.expanded else size for axis, size in enumerate(self.sizes)]
-        shape[self.cut] += 2 if self.cut not in self.expanded else 0
+        if self.cut is not None:
+            shape[self.cut] += 2
         numbers = torch.randint(-7, 8, shape, generator=generator).float()
         # Matrices of a stack, and parts of one, of sizes of their own: who shares a scale shows.
-        powers = torch.randint(0, 4, [*shape[:2], -(-shape[2] // 4), -(-shape[3] // 4)], generator=generator)
-        powers = powers.repeat_interleave(4, 2)[:, :, : shape[2]].repeat_interleave(4, 3)
-        return (numbers * 2.0 ** powers[..., : shape[3]]).permute(self.order).contiguous()
+        parts = [*shape[:-2], -(-shape[-2] // 4), -(-shape[-1] // 4)]
+        powers = torch.randint(0, 4, parts, generator=generator)
+        powers = powers.repeat_interleave(4, -2)[..., : shape[-2], :].repeat_interleave(4, -1)
+        return (numbers * 2.0 ** powers[..., : shape[-1]]).permute(self.order).contiguous()
 
     def show(self, x: Tensor) -> Tensor:
-        x = x.permute([self.order.index(axis) for axis in range(4)])
-        if self.cut not in self.expanded:
+        if self.cut is not None and self.early:
+            x = x.narrow(self.order.index(self.cut), 1, self.sizes[self.cut])
+        if self.order != tuple(range(len(self.order))):
+            x = x.permute([self.order.index(axis) for axis in range(len(self.order))])
+        if self.cut is not None and not self.early:
             x = x.narrow(self.cut, 1, self.sizes[self.cut])
-        return x.expand(self.sizes)
+        return x.expand(self.sizes) if self.expanded else x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,38 +87,46 @@ class Draw:
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         left, right = self.left.show(x), self.right.show(y)
         if self.how == "bmm":
-            found = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
-            return found.unflatten(0, left.shape[:2])
-        if self.how == "matmul":
-            return left @ right
+            if left.dim() == 3:
+                return torch.bmm(left, right)
+            return torch.bmm(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
+        if self.how == "baddbmm" and left.dim() == 3:
+            return torch.baddbmm(left.new_zeros(1), left, right)
         if self.how == "turned":  # the same product, each operand in the place of the other
             return (right.mT @ left.mT).mT
         if self.how == "linear":
-            return torch.nn.functional.linear(left, right[0, 0].mT)
-        letters = ["".join("abmk"[axis] for axis in self.left.order)]
-        letters += ["".join("abkn"[axis] for axis in self.right.order)]
-        inner = [self.left.show(x).permute(self.left.order), right.permute(self.right.order)]
-        return torch.einsum(f"{','.join(letters)}->abmn", *inner)
+            return torch.nn.functional.linear(left, right.flatten(0, -3)[0].mT)
+        if self.how == "einsum":
+            names = ("amk", "akn") if left.dim() == 3 else ("abmk", "abkn")
+            sides = zip(names, (self.left, self.right), (left, right), strict=True)
+            words, laid = zip(
+                *(("".join(n[i] for i in s.order), x.permute(s.order)) for n, s, x in sides), strict=True
+            )
+            return torch.einsum(f"{','.join(words)}->{names[0][:-1]}n", *laid)
+        return left @ right
+
+
+HOWS = ("bmm", "matmul", "einsum", "turned", "linear", "baddbmm")
 
 
 def draws(count: int, seed: int) -> list[Draw]:
     draw = random.Random(seed)
     found = []
     for number in range(count):
-        how = ("bmm", "matmul", "einsum", "turned", "linear")[number % 5]
-        a, b, m, n, k = draw.choice((1, 2, 3)), draw.choice((1, 2)), *draw.sample((8, 16, 20, 24, 40), 3)
+        how = HOWS[number % len(HOWS)]
+        batch = tuple(draw.choice((1, 2, 3)) for _ in range(draw.choice((1, 1, 2))))
+        m, n, k = draw.sample((8, 16, 20, 24, 40), 3)
         roles = draw.choice((("input", "weight"), ("weight", "input"), ("input", "input")))
         roles = ("input", "weight") if how == "linear" else roles
-        sides = [
-            Stored(
-                sizes=sizes,
-                order=tuple(draw.sample(range(4), 4)),
-                expanded=(0, 1) if side and how == "linear" else tuple(draw.sample((0, 1), draw.choice((0, 0, 1)))),
-                cut=draw.randrange(4),
-                role=role,
-            )
-            for side, (sizes, role) in enumerate(zip(((a, b, m, k), (a, b, k, n)), roles, strict=True))
-        ]  # fmt: skip
+        sides = []
+        for sizes, role in zip(((*batch, m, k), (*batch, k, n)), roles, strict=True):
+            rank, axes = len(sizes), range(len(batch))
+            one = how == "linear" and role == "weight"
+            expanded = tuple(axes) if one else tuple(draw.sample(axes, draw.choice((0, 0, 1))))
+            cut = draw.choice((None, *(axis for axis in range(rank) if axis not in expanded)))
+            order = tuple(draw.sample(range(rank), rank))
+            early = draw.random() < 0.5
+            sides.append(Stored(sizes=sizes, order=order, expanded=expanded, cut=cut, early=early, role=role))
         found.append(Draw(left=sides[0], right=sides[1], how=how))
     return found
 
@@ -175,9 +189,9 @@ class Products(nn.Module):
 def oracle(draw: Draw, x: Tensor, y: Tensor) -> Tensor:
     function: Any = Quantized
     left, right = draw.left.show(x), draw.right.show(y)
-    shape = left.shape[:3]
+    shape = left.shape[:-1]
     if draw.how == "linear":  # the rows of all are those of one matrix
-        left, right = left.flatten(0, 2), right[0, 0]
+        left, right = left.flatten(0, -2), right.flatten(0, -3)[0]
     found: Tensor = function.apply(left, right, formats_of(draw))
     return found.view(*shape, -1)
 
@@ -219,7 +233,7 @@ def test_more_draws(seed: int) -> None:
 
 def test_values_and_gradients_are_those_of_quantized_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QGRAPH_VERIFY", "1")
-    check(25, 0)
+    check(30, 0)
 
 
 BREAKS = {"the axes it finds": None, "the values it finds": "qgraph.passes.watch.verify._check_axes"}
