@@ -105,9 +105,7 @@ def _product(
         # The experts' weights may be put together on the way; their place says what they are.
         kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, shown)])
         op = _forward_op(node, kinds, shown)
-        forward[sequence] = _Forward(
-            node=node, op=op, kinds=kinds, computed=use_made, makes=makes
-        )
+        forward[sequence] = _Forward(node=node, op=op, kinds=kinds, computed=use_made, makes=makes)
     elif is_grouped(node):
         op, (role, kinds) = "experts", _grouped_backward(sources, right.dim(), late)
     else:

@@ -95,7 +95,9 @@ def _is_constant(node: Node) -> bool:
     value = meta.value(node)
     if node.op == "get_attr":
         return isinstance(value, Tensor)
-    return node.op != "output" and value is not None and not isinstance(value, (Tensor, tuple, list))
+    return (
+        node.op != "output" and value is not None and not isinstance(value, (Tensor, tuple, list))
+    )
 
 
 def _makers(graph: Graph, free: set[Node], late: Container[Node]) -> set[Node]:
@@ -127,7 +129,9 @@ def _weight_places(node: Node, free: set[Node]) -> list[Node]:
     elif node.target in PRODUCTS:
         first = PRODUCTS[node.target]
         batched = node.target in (aten.bmm.default, aten.baddbmm.default)
-        places = [] if batched and attends(node, first) else [(first, first + 1), (first + 1, first)]
+        places = (
+            [] if batched and attends(node, first) else [(first, first + 1), (first + 1, first)]
+        )
     else:
         return []
     pairs = ((argument_node(node, one), argument_node(node, other)) for one, other in places)
@@ -152,7 +156,8 @@ def _written(graph: Graph) -> set[Node]:
     return {
         node
         for node in graph.find_nodes(op="placeholder")
-        if node in copied or (meta.description(node) is not None and meta.description(node) in written)
+        if node in copied
+        or (meta.description(node) is not None and meta.description(node) in written)
     }
 
 

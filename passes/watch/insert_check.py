@@ -2,7 +2,8 @@
 
     fake_quant(x, f, axis)  ->  check(fake_quant(x, f, axis), x, ..., place, axes)
 
-The axes are those of the matrix that a product reads. The check passes its first argument on. It goes in when the ops are those that run.
+The axes are those of the matrix that a product reads. The check passes its first argument on. It
+goes in when the ops are those that run.
 """
 
 from __future__ import annotations

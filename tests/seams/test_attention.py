@@ -72,7 +72,9 @@ def test_heads_that_torch_computes_are_those_written_out(need_weights: bool) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error", QGraphWarning)
         got = run(model)
-    found = Counter((e.op, e.role, e.status) for e in qgraph.coverage(model).entries if e.op != "linear")
+    found = Counter(
+        (e.op, e.role, e.status) for e in qgraph.coverage(model).entries if e.op != "linear"
+    )
     assert found == {
         (op, role, "quantized"): count
         for op in ("qk", "pv") for role, count in (("fprop", 1), ("dgrad", 2))
@@ -90,7 +92,7 @@ def test_heads_that_torch_computes_are_those_written_out(need_weights: bool) -> 
 def test_attention_in_a_call_that_nobody_looks_into_is_told() -> None:
     torch._dynamo.reset()
 
-    @torch.compiler.allow_in_graph
+    @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
     def hidden(q: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, q, q)
 
@@ -103,7 +105,11 @@ def test_attention_in_a_call_that_nobody_looks_into_is_told() -> None:
             return hidden(self.q(x)[:, None])  # type: ignore[no-any-return]
 
     model = qgraph.compile(Hidden(), QK, codegen=False)
-    with pytest.warns(QGraphWarning, match="fused attention of the model is inside a call that cannot"):
+    with pytest.warns(
+        QGraphWarning, match="fused attention of the model is inside a call that cannot"
+    ):
         model(torch.randn(2, 16, 32)).sum().backward()
     reasons = {e.reason for e in qgraph.coverage(model).entries if e.op == "sdpa"}
-    assert reasons == {"fused attention inside a call that cannot be taken apart: its qk and pv stay high"}
+    assert reasons == {
+        "fused attention inside a call that cannot be taken apart: its qk and pv stay high"
+    }

@@ -36,7 +36,9 @@ HIGH = "it makes a weight: what a weight is computed with stays high"
 class Computed(nn.Module):
     """A linear layer whose weight `make` computes from its own parameters and buffers."""
 
-    def __init__(self, make: Callable[[Any], Tensor], *parameters: Tensor, **buffers: Tensor) -> None:
+    def __init__(
+        self, make: Callable[[Any], Tensor], *parameters: Tensor, **buffers: Tensor
+    ) -> None:
         super().__init__()
         self.make = make
         self.p = nn.ParameterList(map(nn.Parameter, parameters))
@@ -87,12 +89,16 @@ def r(*shape: int) -> Tensor:
 
 # A layer, and how many products make its weight.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "a mask in a buffer": (lambda: Computed(lambda m: m.p[0] * m.mask, r(48, 32), mask=(r(48, 32) > 0).float()), 0),
+    "a mask in a buffer": (
+        lambda: Computed(lambda m: m.p[0] * m.mask, r(48, 32), mask=r(48, 32).gt(0).float()), 0,
+    ),
     "pruned": (pruned, 0),
     "a low rank": (lambda: Computed(lambda m: m.p[1] @ m.p[0], r(4, 32), r(48, 4)), 1),
-    "a low-rank update": (lambda: Computed(lambda m: m.p[0] + 2 * (m.p[2] @ m.p[1]), r(48, 32), r(4, 32), r(48, 4)), 1),
+    "a low-rank update": (
+        lambda: Computed(lambda m: m.p[0] + 2 * (m.p[2] @ m.p[1]), r(48, 32), r(4, 32), r(48, 4)), 1,
+    ),
     "an update of a frozen buffer": (
-        lambda: Computed(lambda m: m.w + (m.p[1] * m.p[2]) @ m.p[0], r(4, 32), r(48, 4), r(48, 1), w=r(48, 32)), 1,
+        lambda: Computed(lambda m: m.w + (m.p[1] * 2) @ m.p[0], r(4, 32), r(48, 4), w=r(48, 32)), 1,
     ),
     "a chain": (lambda: Computed(lambda m: m.p[2] @ m.p[1].tanh() @ m.p[0], r(4, 32), r(4, 4), r(48, 4)), 2),
     "a transposed one": (lambda: Computed(lambda m: (m.p[0] @ m.p[1]).mT, r(32, 4), r(4, 48)), 1),
@@ -102,10 +108,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(32, 48, bias=False)), 0),
     "a buffer": (lambda: Computed(lambda m: m.w, w=r(48, 32)), 0),
     "codes and scales in buffers": (
-        lambda: Computed(lambda m: m.q.float() * m.s, q=torch.randint(-8, 8, (48, 32), dtype=torch.int8), s=r(48, 1)), 0,
+        lambda: Computed(lambda m: m.q.float() * m.s, q=torch.randint(-8, 8, (48, 32)).char(), s=r(48, 1)), 0,
     ),
     "stored in bf16": (lambda: Computed(lambda m: m.p[0].float() * 2, r(48, 32).bfloat16()), 0),
-    "stored as bits": (lambda: Computed(lambda m: m.w.view(torch.bfloat16).float(), w=r(48, 32).bfloat16().view(torch.int16)), 0),
+    "stored as bits": (
+        lambda: Computed(
+            lambda m: m.w.view(torch.bfloat16).float(), w=r(48, 32).bfloat16().view(torch.int16)
+        ), 0,
+    ),
 }  # fmt: skip
 
 
@@ -135,11 +145,15 @@ def test_a_computed_weight_is_multiplied_as_a_stored_one(name: str) -> None:
         wanted = torch.autograd.grad(weight, own, plain.weight.grad)
         for parameter, gradient in zip(own, wanted, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=_bound(plain, own))
-    found = Counter((e.op, e.role, *sorted(e.operand_kinds)) for e in qgraph.coverage(layer).quantized)
+    found = Counter(
+        (e.op, e.role, *sorted(e.operand_kinds)) for e in qgraph.coverage(layer).quantized
+    )
     roles = {("linear", "fprop", "input", "weight"), ("linear", "dgrad", "grad_output", "weight")}
     roles |= {("linear", "wgrad", "grad_output", "input")} if own else set()
     assert found == dict.fromkeys(roles, 1)
-    high = [e.reason for e in qgraph.coverage(layer).entries if e.reason and "vector" not in e.reason]
+    high = [
+        e.reason for e in qgraph.coverage(layer).entries if e.reason and "vector" not in e.reason
+    ]
     assert high == [HIGH] * 3 * products
 
 
@@ -212,7 +226,10 @@ def test_what_only_looks_like_a_computed_weight() -> None:
             self.seen.mul_(0.5)  # type: ignore[operator]
             return scores
 
-    linear, product = ("linear", ("input", "weight"), "quantized"), ("matmul", ("lhs", "rhs"), "quantized")
+    linear, product = (
+        ("linear", ("input", "weight"), "quantized"),
+        ("matmul", ("lhs", "rhs"), "quantized"),
+    )
     assert kinds(Positions(), torch.randn(8, 32)) == {linear, product}
 
     class Attention(nn.Module):
@@ -224,7 +241,8 @@ def test_what_only_looks_like_a_computed_weight() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             q = (self.queries * 2) @ self.w
-            return (q @ x.mT).softmax(-1) @ x
+            found: Tensor = (q @ x.mT).softmax(-1) @ x
+            return found
 
     torch._dynamo.reset()
     model = qgraph.compile(Attention(), POLICY, codegen=False)
