@@ -173,6 +173,11 @@ NAMES: tuple[Name, ...] = (
     ),
     *names_in(
         "modules",
+        "torch",
+        ("edits of a cast that are to be stored", "Tensor._version", "nn.parameter[_is_param]"),
+    ),
+    *names_in(
+        "modules",
         "torch._dynamo",
         ("paths of modules in a wrapper", "eval_frame[_orig_mod]"),
         ("paths of modules in a capture", "functional_export[_export_root]"),

@@ -30,7 +30,7 @@ _STORED: frozenset[Any] = frozenset(
 )  # fmt: skip
 
 
-class Source:
+class Cast:
     """A stored parameter and its cast, of which `Wide` tensors are views."""
 
     def __init__(self, stored: nn.Parameter, dtype: torch.dtype) -> None:
@@ -82,17 +82,17 @@ class Source:
 class Wide(Tensor):
     """A view of the cast of a stored parameter; whoever asks is told that it is a parameter."""
 
-    _source: Source
+    _cast: Cast
     _plain: Tensor
 
     def __setattr__(self, name: str, value: object) -> None:
         if hasattr(Tensor, name):
             super().__setattr__(name, value)
         else:
-            setattr(self._source.stored, name, value)
+            setattr(self._cast.stored, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_source"].stored, name)
+        return getattr(vars(self)["_cast"].stored, name)
 
     @classmethod
     def __torch_function__(
@@ -103,31 +103,36 @@ class Wide(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        sources = list(dict.fromkeys(one._source for one in _views([*args, *given.values()])))
-        first = args[0] if args and isinstance(args[0], Wide) else None
-        if first is not None:
+        if args and isinstance(args[0], Wide):
+            if (found := _OF_A_PARAMETER.get(function)) is not None:
+                return found(args[0], *_plain(args[1:]), **_plain(given))
             if function in _STORED:
-                return function(first._source.stored, *_plain(args[1:]), **given)
-            if function == _TENSOR.data.__set__:
-                return first._source.replace(_plain(args[1]))
-            if function == _TENSOR.grad_fn.__get__:
-                return None
-            if function == _TENSOR.is_leaf.__get__:
-                return False  # an optimizer must be given what is stored
-            if function == Tensor.__deepcopy__:
-                return nn.Parameter(
-                    first._plain.detach().clone(), first._source.stored.requires_grad
-                )
-        for source in sources:
-            source.refresh(anew=_writes(function, given))
+                return function(args[0]._cast.stored, *_plain(args[1:]), **given)
+        casts = list(dict.fromkeys(one._cast for one in _views([*args, *given.values()])))
+        for cast in casts:
+            cast.refresh(anew=_writes(function, given))
         if function == _TENSOR.data.__get__:
             function = Tensor.detach  # the same, and what is written there is counted
-        result = function(*_plain(list(args)), **_plain(given))
-        for source in sources:
-            source.keep()
+        result = function(*_plain(args), **_plain(given))
+        for cast in casts:
+            cast.keep()
         if function in (Tensor.numpy, Tensor.__array__):
             result.flags.writeable = False  # nobody would see what is written there
-        return _wrap(result, sources)
+        return _wrap(result, casts)
+
+
+def _copy(wide: Wide, memo: object) -> nn.Parameter:
+    return nn.Parameter(wide._plain.detach().clone(), wide._cast.stored.requires_grad)
+
+
+# What a cast answers in other words than its numbers would. An optimizer, which asks for a leaf, must be
+# given what is stored.
+_OF_A_PARAMETER: dict[Any, _Function] = {
+    _TENSOR.data.__set__: lambda wide, values: wide._cast.replace(values),
+    _TENSOR.grad_fn.__get__: lambda wide: None,
+    _TENSOR.is_leaf.__get__: lambda wide: False,
+    Tensor.__deepcopy__: _copy,
+}
 
 
 def read_wide(stored: nn.Parameter, dtype: torch.dtype) -> Tensor:
@@ -136,28 +141,28 @@ def read_wide(stored: nn.Parameter, dtype: torch.dtype) -> Tensor:
         return stored
     if torch.compiler.is_compiling():
         return stored.to(dtype)
-    source = Source(stored, dtype)
-    return _view(source.values, source)
+    cast = Cast(stored, dtype)
+    return _view(cast.values, cast)
 
 
 def stored_of(value: Tensor) -> nn.Parameter | None:
     """Return the stored parameter that `value` shows, None if it shows none."""
-    return value._source.stored if isinstance(value, Wide) else None
+    return value._cast.stored if isinstance(value, Wide) else None
 
 
-def _view(plain: Tensor, source: Source) -> Wide:
+def _view(plain: Tensor, cast: Cast) -> Wide:
     found = plain.as_subclass(Wide)
-    vars(found).update(_source=source, _plain=plain)
+    vars(found).update(_cast=cast, _plain=plain)
     modules.pass_for_parameter(found)
     return found
 
 
-def _wrap(result: Any, sources: Sequence[Source]) -> Any:
+def _wrap(result: Any, casts: Sequence[Cast]) -> Any:
     """Return a result such that edits of what shows a cast are kept."""
     if type(result) in (list, tuple):
-        return type(result)(_wrap(item, sources) for item in result)
-    source = next((source for source in sources if source.shows(result)), None)
-    return result if source is None else _view(result, source)
+        return type(result)(_wrap(item, casts) for item in result)
+    cast = next((cast for cast in casts if cast.shows(result)), None)
+    return result if cast is None else _view(result, cast)
 
 
 def _plain(value: Any) -> Any:

@@ -89,7 +89,8 @@ class Draw:
         if self.how == "bmm":
             if left.dim() == 3:
                 return torch.bmm(left, right)
-            return torch.bmm(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
+            found = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
+            return found.view(*left.shape[:2], *found.shape[1:])
         if self.how == "baddbmm" and left.dim() == 3:
             return torch.baddbmm(left.new_zeros(1), left, right)
         if self.how == "turned":  # the same product, each operand in the place of the other

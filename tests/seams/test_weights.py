@@ -221,7 +221,7 @@ def test_what_only_looks_like_a_computed_weight() -> None:
             self.register_buffer("seen", r(32, 32))
 
         def forward(self, x: Tensor) -> Tensor:
-            scores = x @ self.project(self.places.tanh()).mT
+            scores: Tensor = x @ self.project(self.places.tanh()).mT
             scores = scores + (x @ self.seen.clone()).mean()  # type: ignore[operator]
             self.seen.mul_(0.5)  # type: ignore[operator]
             return scores
