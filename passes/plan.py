@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from qgraph.compat import symbolic
 from qgraph.errors import PolicyError
+from qgraph.formats import Block
 from qgraph.ops import row_of
 from qgraph.passes.graph.places import Layer
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
@@ -157,11 +158,25 @@ def whole_attention(plans: Sequence[Plan]) -> list[str]:
 
 
 def _misfit(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
-    """Return why the blocks cannot be laid on a convolution's channels, or nothing."""
-    if site.op != "conv" or site.role == "wgrad":
+    """Return why blocks would not lie in one matrix: of a group of channels, or of an expert's rows."""
+    for operand, wanted in zip(site.operands, operands, strict=True):
+        if wanted.format is None:
+            continue
+        why = ""
+        if site.op == "conv":
+            why = cannot_block(site.node, operand, wanted.format.block)
+        elif is_grouped(site.node) and site.role != "wgrad" and operand.kind != "weight":
+            why = _across_experts(wanted.format.block)
+        if why:
+            return why
+    return ""
+
+
+def _across_experts(block: Block) -> str:
+    """Return why a block of rows that are sorted by expert does not lie in one expert's, or nothing."""
+    if block.across == 1 or str(block) == "tensor":
         return ""
-    found = (cannot_block(site.node, wanted.format.block) for wanted in operands if wanted.format)
-    return next(filter(None, found), "")
+    return f"blocks {block} of rows would lie across the rows of several experts"
 
 
 def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import _grouped_mm
 
 import qgraph
 from qgraph import numerics
 from qgraph.formats import parse_format
 from qgraph.passes.graph import edit
-from qgraph.policy import load_policy_text
+from qgraph.policy import Policy, load_policy_text
 
 SCALE = "ue8m0-rceil"
 # One block a place, so that each would be missed: rows, square and other tiles.
@@ -273,3 +274,37 @@ def test_a_tile_over_two_matrices_is_told(how: str, monkeypatch: pytest.MonkeyPa
     model = qgraph.compile(Experts(), BLOCKS, codegen=False)
     with pytest.raises(Exception, match=message):  # Dynamo wraps what a backend raises
         model(torch.randn(4, 8, 32))
+
+
+def _tiled(text: str) -> Policy:
+    rule = "{match: {op: [conv, experts]}, fprop: {input: T, weight: T}, dgrad: {grad_output: T, weight: T}, "
+    rule += "wgrad: {grad_output: T, input: T}}"
+    return load_policy_text(
+        f"qgraph: 1\nname: tiles\nrules: [{rule}]\n".replace("T", text), "tiles"
+    )
+
+
+def test_tiles_over_groups_of_channels_or_rows_of_experts_are_told() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fits, self.crosses = nn.Conv1d(32, 32, 3, groups=2), nn.Conv1d(32, 16, 1, groups=2)
+            self.experts = nn.Parameter(torch.randn(2, 16, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.crosses(self.fits(x)).transpose(1, 2).flatten(0, 1)
+            ends = torch.tensor([24, 48], dtype=torch.int32)
+            return _grouped_mm(rows, self.experts, ends)  # type: ignore[no-any-return]
+
+    torch._dynamo.reset()
+    model = qgraph.compile(Both(), _tiled(f"e4m3/16x16/{SCALE}"), codegen=False)
+    model(torch.randn(4, 32, 14, requires_grad=True)).sum().backward()
+    entries = qgraph.coverage(model).entries
+    rows = "blocks 16x16 of rows would lie across the rows of several experts"
+    channels = "tiles would cross the convolution's groups of 8 channels"
+    assert {(e.module, e.role, e.reason) for e in entries} == {
+        *(("fits", role, "") for role in ("fprop", "dgrad", "wgrad")),
+        ("crosses", "fprop", channels), ("crosses", "wgrad", channels),
+        ("crosses", "dgrad", "blocks of 16 would cross the convolution's groups of 8 channels"),
+        ("", "fprop", rows), ("", "dgrad", rows), ("", "wgrad", ""),
+    }  # fmt: skip
