@@ -5,7 +5,8 @@
     linear(places)                                  an activation, though it takes no data
 
 A product of what takes no data makes a weight if its result becomes one: the operand of a product with
-data. Layers of torch's own and attention are told apart: what they give is an activation, whatever from.
+data. Layers of torch's own and attention are told apart: what they give is an activation, whatever from,
+unless it is brought into the shape of a weight, as a hypernetwork does, or is an update of a stored one.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from qgraph.compat import descriptions, meta
 from qgraph.passes.graph.targets import (
     GATHERS,
     PRODUCTS,
+    RESHAPES,
     VIEWS,
     argument_node,
     aten,
     is_convolution,
     is_grouped,
+    root_of,
     sizes_of,
     value_of,
 )
@@ -65,7 +68,7 @@ def find_weights(
     holders = graph.find_nodes(op="placeholder")
     stored = frozenset(node for node in holders if node.name in parameters)
     kept = {node for node in holders if node.name in buffers}
-    makers = _makers(graph, _without_data(graph, {*stored, *kept}), late)
+    makers = _makers(graph, _without_data(graph, {*stored, *kept}), {*stored, *kept}, late)
     frozen = kept - _written(graph)
     made = {*stored, *(node for node in frozen if _is_matrix(node))}
     fixed: set[Node] = {*stored, *kept}
@@ -100,26 +103,44 @@ def _is_constant(node: Node) -> bool:
     )
 
 
-def _makers(graph: Graph, free: set[Node], late: Container[Node]) -> set[Node]:
-    """Return the products, of `free` operands, whose result becomes a weight."""
+def _makers(
+    graph: Graph, free: set[Node], stored: Container[Node], late: Container[Node]
+) -> set[Node]:
+    """Return the products, of `free` operands, whose result becomes a weight.
+
+    What a layer gives becomes one only in another shape, with a stored one, or inside of what makes one.
+    """
     todo = [
-        source
+        (source, False)
         for node in graph.nodes
         if node.op == "call_function" and node not in late and meta.half(node) != "backward"
         for source in _weight_places(node, free)
     ]
     seen, makers = set(todo), set[Node]()
     while todo:
-        node = todo.pop()
+        node, sure = todo.pop()
         if node.target in PRODUCTS:
-            if _is_layer(node):
+            if _is_layer(node) and not sure:
                 continue
             makers.add(node)
         for source in node.all_input_nodes:
-            if source in free and source not in seen:
-                seen.add(source)
-                todo.append(source)
+            shaped = _is_folded(node, source) or _joins(node, source, stored)
+            above = (source, sure or node in makers or shaped)
+            if source in free and above not in seen:
+                seen.add(above)
+                todo.append(above)
     return makers
+
+
+def _is_folded(node: Node, source: Node) -> bool:
+    """Whether `node` shows `source` with a last axis of another size: features become a matrix."""
+    return node.target in RESHAPES and value_of(node).shape[-1:] != value_of(source).shape[-1:]
+
+
+def _joins(node: Node, source: Node, stored: Container[Node]) -> bool:
+    """Whether `node` puts `source` together with a matrix that is stored, as an update of it."""
+    others = [root_of(other) for other in node.all_input_nodes if other is not source]
+    return node.target not in PRODUCTS and any(o in stored and _is_matrix(o) for o in others)
 
 
 def _weight_places(node: Node, free: set[Node]) -> list[Node]:
@@ -135,7 +156,7 @@ def _weight_places(node: Node, free: set[Node]) -> list[Node]:
     else:
         return []
     pairs = ((argument_node(node, one), argument_node(node, other)) for one, other in places)
-    shown = (_below(one, free) for one, other in pairs if other not in free)
+    shown = (one if one in free else _below(one, free) for one, other in pairs if other not in free)
     return [node for node in shown if node is not None]
 
 

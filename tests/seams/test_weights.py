@@ -77,6 +77,36 @@ def parametrized(part: nn.Module) -> nn.Module:
     return layer
 
 
+class Adapted(nn.Module):
+    """An update of low rank, by calling a layer on the other's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.a = nn.Linear(32, 48, bias=False), nn.Linear(32, 4, bias=False)
+        self.b = nn.Linear(4, 48, bias=False)
+
+    def weight(self) -> Tensor:
+        return self.base.weight + self.b(self.a.weight.mT).mT  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight())
+
+
+class Generated(nn.Module):
+    """A hypernetwork: two layers compute the weight from learned numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(r(1, 8))
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 48 * 32))
+
+    def weight(self) -> Tensor:
+        return self.layers(self.numbers).view(48, 32)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight())
+
+
 def pruned() -> nn.Module:
     layer = nn.Linear(32, 48, bias=False)
     prune.random_unstructured(layer, "weight", 0.5)
@@ -104,6 +134,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a transposed one": (lambda: Computed(lambda m: (m.p[0] @ m.p[1]).mT, r(32, 4), r(4, 48)), 1),
     "parametrized": (lambda: parametrized(LowRank(48, 32)), 1),
     "parametrized by a layer": (lambda: parametrized(Turned()), 1),
+    "adapted by layers": (Adapted, 1),
+    "a hypernetwork": (Generated, 2),
     "weight norm": (lambda: parametrizations.weight_norm(nn.Linear(32, 48, bias=False)), 0),
     "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(32, 48, bias=False)), 0),
     "a buffer": (lambda: Computed(lambda m: m.w, w=r(48, 32)), 0),
@@ -168,6 +200,8 @@ def _weight(layer: nn.Module) -> Tensor:
     """Return the weight that the layer computes."""
     if isinstance(layer, Computed):
         return layer.make(layer)
+    if isinstance(layer, (Generated, Adapted)):
+        return layer.weight()
     layer(torch.zeros(1, 32))  # hooks compute it
     return layer.weight  # type: ignore[return-value]
 
