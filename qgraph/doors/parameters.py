@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
 )
 
 from qgraph.compat import modules
-from qgraph.doors.wide import read_wide, stored_of
+from qgraph.doors.wide import own_parameter, read_wide, stored_of
 from qgraph.errors import QGraphWarning
 from qgraph.ops import state
 from qgraph.policy import ParameterPolicy, names_module
@@ -157,10 +157,16 @@ def _take_parameter(module: nn.Module, name: str, value: Tensor) -> Tensor | Non
     if stored is not None:
         _read_as(module, [name], value.dtype)
         return stored
+    own = own_parameter(value)
+    found = value if own is None else own
     _, parts, _ = vars(type(module)).get(_MADE, (None, (), None))
-    if name in parts and module in state.STORED and value.is_floating_point():
-        value.data = value.data.to(state.STORED[module].low)
-    return None
+    storage: _Storage | None = state.STORED.get(module)
+    if parts and storage is not None and found.is_floating_point():
+        if name in parts:
+            found.data = found.data.to(storage.low)
+        elif found.dtype == storage.low:  # a stored one, under another name
+            _read_as(module, [name], storage.wide)
+    return found
 
 
 def _take_module(parent: nn.Module, name: str, value: nn.Module | None) -> None:

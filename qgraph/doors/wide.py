@@ -24,7 +24,7 @@ _SLOTS = ("__get__", "__set__", "__delete__")
 # Of a parameter rather than of its numbers.
 _STORED: frozenset[Any] = frozenset(
     {
-        Tensor.requires_grad_, Tensor.register_hook, Tensor.register_post_accumulate_grad_hook,
+        Tensor.register_hook, Tensor.register_post_accumulate_grad_hook,
         *(getattr(part, slot) for part in (_TENSOR.grad, _TENSOR.requires_grad) for slot in _SLOTS),
     }
 )  # fmt: skip
@@ -80,19 +80,26 @@ class Cast:
 
 
 class Wide(Tensor):
-    """A view of the cast of a stored parameter; whoever asks is told that it is a parameter."""
+    """A view of the cast of a stored parameter.
+
+    The one that a module gives passes for the parameter itself; what is computed of it (`data`,
+    `detach`, a row) is a tensor of its own, and only its numbers are the cast's.
+    """
 
     _cast: Cast
     _plain: Tensor
+    _whole: bool  # it passes for the parameter
 
     def __setattr__(self, name: str, value: object) -> None:
-        if hasattr(Tensor, name):
+        if hasattr(Tensor, name) or not self._whole:
             super().__setattr__(name, value)
         else:
             setattr(self._cast.stored, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_cast"].stored, name)
+        if vars(self).get("_whole"):
+            return getattr(self._cast.stored, name)
+        raise AttributeError(f"'Tensor' object has no attribute '{name}'")
 
     @classmethod
     def __torch_function__(
@@ -103,12 +110,14 @@ class Wide(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if args and isinstance(args[0], Wide):
+        first = args[0] if args and isinstance(args[0], Wide) else None
+        if first is not None and first._whole:
             if (found := _OF_A_PARAMETER.get(function)) is not None:
-                return found(args[0], *_plain(args[1:]), **_plain(given))
+                return found(first, *_plain(args[1:]), **_plain(given))
             if function in _STORED:
-                return function(args[0]._cast.stored, *_plain(args[1:]), **given)
-        casts = list(dict.fromkeys(one._cast for one in _views([*args, *given.values()])))
+                return function(first._cast.stored, *_plain(args[1:]), **given)
+        views = list(_views([*args, *given.values()]))
+        casts = list(dict.fromkeys(view._cast for view in views))
         for cast in casts:
             cast.refresh(anew=_writes(function, given))
         if function == _TENSOR.data.__get__:
@@ -118,19 +127,27 @@ class Wide(Tensor):
             cast.keep()
         if function in (Tensor.numpy, Tensor.__array__):
             result.flags.writeable = False  # nobody would see what is written there
-        return _wrap(result, casts)
+        # An edit in place gives what was edited.
+        same = next((view for view in views if view._plain is result), None)
+        return _wrap(result, casts) if same is None else same
 
 
 def _copy(wide: Wide, memo: object) -> nn.Parameter:
     return nn.Parameter(wide._plain.detach().clone(), wide._cast.stored.requires_grad)
 
 
-# What a cast answers in other words than its numbers would. An optimizer, which asks for a leaf, must be
-# given what is stored.
+def _freeze(wide: Wide, requires_grad: bool = True) -> Wide:
+    wide._cast.stored.requires_grad_(requires_grad)
+    return wide
+
+
+# What the parameter answers in other words than its numbers would. An optimizer, which asks for a leaf,
+# must be given what is stored.
 _OF_A_PARAMETER: dict[Any, _Function] = {
     _TENSOR.data.__set__: lambda wide, values: wide._cast.replace(values),
     _TENSOR.grad_fn.__get__: lambda wide: None,
     _TENSOR.is_leaf.__get__: lambda wide: False,
+    Tensor.requires_grad_: _freeze,
     Tensor.__deepcopy__: _copy,
 }
 
@@ -142,18 +159,26 @@ def read_wide(stored: nn.Parameter, dtype: torch.dtype) -> Tensor:
     if torch.compiler.is_compiling():
         return stored.to(dtype)
     cast = Cast(stored, dtype)
-    return _view(cast.values, cast)
+    found = _view(cast.values, cast, whole=True)
+    modules.pass_for_parameter(found)
+    return found
 
 
 def stored_of(value: Tensor) -> nn.Parameter | None:
-    """Return the stored parameter that `value` shows, None if it shows none."""
-    return value._cast.stored if isinstance(value, Wide) else None
+    """Return the stored parameter that `value` is to its module; None for another tensor."""
+    return value._cast.stored if isinstance(value, Wide) and value._whole else None
 
 
-def _view(plain: Tensor, cast: Cast) -> Wide:
+def own_parameter(value: Tensor) -> nn.Parameter | None:
+    """Return a parameter of the numbers that a view of a cast shows; None for another tensor."""
+    if not isinstance(value, Wide):
+        return None
+    return nn.Parameter(value._plain.detach().clone(), value._plain.requires_grad)
+
+
+def _view(plain: Tensor, cast: Cast, *, whole: bool = False) -> Wide:
     found = plain.as_subclass(Wide)
-    vars(found).update(_cast=cast, _plain=plain)
-    modules.pass_for_parameter(found)
+    vars(found).update(_cast=cast, _plain=plain, _whole=whole)
     return found
 
 

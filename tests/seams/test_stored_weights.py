@@ -188,6 +188,32 @@ def test_copies_and_pickles_compute_alike_and_stand_alone() -> None:
     assert torch.equal(taken, model.first.weight)
 
 
+def test_a_parameter_made_of_a_stored_one_is_another() -> None:
+    model = layercast()
+    model.first.weight.requires_grad_(False)
+    other = nn.Linear(8, 6)
+    other.weight = nn.Parameter(model.first.weight.data)
+    assert other.weight.requires_grad
+    assert not model.first.weight.requires_grad
+    assert torch.equal(other.weight, model.first.weight)
+    other.weight.grad = torch.ones(6, 8)
+    before = model.first.weight.detach().clone()
+    torch.optim.SGD(other.parameters(), lr=1.0).step()
+    assert torch.equal(other.weight, before - 1)
+    assert torch.equal(model.first.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_hook_that_computes_a_stored_weight() -> None:
+    torch._dynamo.reset()
+    model, plain = layercast().eval(), Net().eval()
+    for one in (model, plain):
+        nn.utils.weight_norm(one.first)
+        one(X).sum().backward()
+    assert torch.equal(model.first.weight, plain.first.weight)
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_a_stored_weight_can_be_parametrized_and_pruned() -> None:
     class Twice(nn.Module):
         def forward(self, w: Tensor) -> Tensor:
