@@ -148,7 +148,7 @@ _WHOLE = "fused attention inside a call that cannot be taken apart: its qk and p
 
 def _stays_whole(site: Site, policy: Policy) -> bool:
     """Whether fused attention is left although the policy quantizes its products."""
-    at = Layer(module=site.module, block=site.block, block_count=site.block_count)
+    at = Layer(module=site.module, block=site.block, block_count=site.block_count, part=site.part)
     return site.op == "sdpa" and policy.quantizes and quantizes_attention(policy, at)
 
 

@@ -95,7 +95,7 @@ def _product(
     sequence = meta.sequence(node)
     left, right = map(value_of, sources)
     pair = forward.get(sequence)
-    made = [weights.made_below(source) for source in sources]
+    made = [weights.made_below(node, source) for source in sources]
     # A weight as it is stored comes first: pairs with one are of an input made of parameters.
     use_made = pair.computed if pair else not any(stored) and sum(map(bool, made)) == 1
     makes = pair.makes if pair else node in weights.makers

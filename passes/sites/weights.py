@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,20 +43,27 @@ MAKES = "it makes a weight: what a weight is computed with stays high"
 class Weights:
     """The weights of a graph: parameters as they are stored, what is computed, and the products doing it.
 
-    A buffer that the graph does not write, and that holds a matrix, counts as computed.
+    A buffer that the graph does not write, and that holds a matrix, counts as computed; `learned` is what
+    is computed from parameters, with or without buffers.
     """
 
     stored: frozenset[Node]
     made: frozenset[Node]
+    learned: frozenset[Node]
     makers: frozenset[Node]
 
     def stored_below(self, source: Node) -> Node | None:
         """Return the parameter an operand shows, also one that rows or experts are picked from."""
         return _below(source, self.stored)
 
-    def made_below(self, source: Node) -> Node | None:
-        """Return the computed weight an operand shows, also one that experts are picked from."""
-        return _below(source, self.made)
+    def made_below(self, node: Node, source: Node) -> Node | None:
+        """Return the computed weight an operand of `node` shows, also one that experts are picked from.
+
+        Attention multiplies learned ones only: a buffer there is what was seen before.
+        """
+        found = _below(source, self.made)
+        known = found is None or found in self.learned or not is_attention(node)
+        return found if known else None
 
 
 def find_weights(
@@ -68,19 +76,25 @@ def find_weights(
     holders = graph.find_nodes(op="placeholder")
     stored = frozenset(node for node in holders if node.name in parameters)
     kept = {node for node in holders if node.name in buffers}
-    makers = _makers(graph, _without_data(graph, {*stored, *kept}), {*stored, *kept}, late)
-    frozen = kept - _written(graph)
-    made = {*stored, *(node for node in frozen if _is_matrix(node))}
     fixed: set[Node] = {*stored, *kept}
+    makers = _makers(graph, _without_data(graph, fixed), fixed.copy(), late)
+    made = {*stored, *(node for node in kept - _written(graph) if _is_matrix(node))}
+    learned = {*stored}
     for node in graph.nodes:
         sources, product = node.all_input_nodes, node.target in PRODUCTS and node not in makers
         if _is_constant(node) or (
             node.op == "call_function" and not product and all(s in fixed for s in sources)
         ):
             fixed.add(node)
-            if any(source in made for source in sources):
-                made.add(node)
-    return Weights(stored=stored, made=frozenset(made), makers=frozenset(makers))
+            for found in (made, learned):
+                if any(source in found for source in sources):
+                    found.add(node)
+    return Weights(
+        stored=stored,
+        made=frozenset(made),
+        learned=frozenset(learned),
+        makers=frozenset(makers),
+    )
 
 
 def _without_data(graph: Graph, state: set[Node]) -> set[Node]:
@@ -149,15 +163,19 @@ def _weight_places(node: Node, free: set[Node]) -> list[Node]:
         places = [(1, 0)]
     elif node.target in PRODUCTS:
         first = PRODUCTS[node.target]
-        batched = node.target in (aten.bmm.default, aten.baddbmm.default)
-        places = (
-            [] if batched and attends(node, first) else [(first, first + 1), (first + 1, first)]
-        )
+        places = [(first, first + 1), (first + 1, first)]
     else:
         return []
     pairs = ((argument_node(node, one), argument_node(node, other)) for one, other in places)
-    shown = (one if one in free else _below(one, free) for one, other in pairs if other not in free)
-    return [node for node in shown if node is not None]
+    shown = [one if one in free else _below(one, free) for one, other in pairs if other not in free]
+    found = [node for node in shown if node is not None]
+    return [] if found and is_attention(node) else found
+
+
+def is_attention(node: Node) -> bool:
+    """Whether a product is one of attention, for each picture and head of a batch."""
+    batched = node.target in (aten.bmm.default, aten.baddbmm.default)
+    return batched and attends(node, PRODUCTS[node.target])
 
 
 def _is_layer(node: Node) -> bool:
@@ -184,10 +202,7 @@ def _written(graph: Graph) -> set[Node]:
 
 def _is_matrix(node: Node) -> bool:
     sizes = sizes_of(node)
-    count = 1
-    for size in sizes:
-        count *= size
-    return count > max(sizes, default=1)
+    return prod(sizes) > max(sizes, default=1)
 
 
 def _below(source: Node, weights: Container[Node]) -> Node | None:

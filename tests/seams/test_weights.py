@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import qgraph
+from qgraph.errors import QGraphWarning
 from qgraph.policy import load_policy_text
 
 POLICY = load_policy_text(
@@ -265,6 +266,25 @@ def test_what_only_looks_like_a_computed_weight() -> None:
         ("matmul", ("lhs", "rhs"), "quantized"),
     )
     assert kinds(Positions(), torch.randn(8, 32)) == {linear, product}
+
+    class Seen(nn.Module):
+        """Keys and values in buffers: attention over what was seen before."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("keys", r(2, 8, 32))
+            self.register_buffer("values", r(2, 8, 32))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = (x @ self.keys.mT).softmax(-1) @ self.values  # type: ignore[operator]
+            return found
+
+    torch._dynamo.reset()
+    seen = qgraph.compile(Seen(), POLICY, codegen=False)
+    with pytest.warns(QGraphWarning, match="nothing is quantized so far"):
+        seen(torch.randn(2, 16, 32, requires_grad=True)).sum().backward()
+    ops = [(e.op, e.operand_kinds) for e in qgraph.coverage(seen).entries if e.role == "fprop"]
+    assert ops == [("qk", ("lhs", "rhs")), ("pv", ("lhs", "rhs"))]
 
     class Attention(nn.Module):
         """Learned queries, multiplied by a plain parameter: scores are attention's."""
