@@ -24,9 +24,9 @@ from qgraph.passes.graph.targets import (
 )
 from qgraph.passes.graph.text import graph_text
 from qgraph.passes.halves.stash import stash
-from qgraph.passes.model.attention import quantizes_attention, take_attention_apart
+from qgraph.passes.model.attention import take_attention_apart
 from qgraph.passes.pipeline import PASSES, names_of, run_passes
-from qgraph.passes.plan import Plan, open_plans, plan_sites
+from qgraph.passes.plan import Plan, open_plans, plan_sites, whole_attention
 from qgraph.passes.report.computed import fallback_lines
 from qgraph.passes.report.elsewhere import Elsewhere, elsewhere_text
 from qgraph.passes.report.entries import (
@@ -45,6 +45,7 @@ from qgraph.passes.report.table import (
     table_lines,
     total_lines,
 )
+from qgraph.passes.sites.attention import quantizes_attention
 from qgraph.passes.sites.find import find_sites
 from qgraph.passes.sites.parts import part_of
 from qgraph.passes.sites.processes import Processes, Split
@@ -116,4 +117,5 @@ __all__ = [
     "take_attention_apart",
     "total_lines",
     "value_of",
+    "whole_attention",
 ]

@@ -12,8 +12,11 @@ from torch.fx import Node
 
 from qgraph.compat import symbolic
 from qgraph.errors import PolicyError
+from qgraph.formats import Block
 from qgraph.ops import row_of
+from qgraph.passes.graph.places import Layer
 from qgraph.passes.graph.targets import argument_node, is_grouped, value_of
+from qgraph.passes.sites.attention import quantizes_attention
 from qgraph.passes.sites.convolution import cannot_block
 from qgraph.passes.sites.processes import Processes
 from qgraph.passes.sites.site import GraphFacts, Site
@@ -118,7 +121,8 @@ def _plan(site: Site, policy: Policy) -> Plan:
     if decision.rule is not None and decision.rule.keep:
         return Plan(site=site, status="kept", rule=rule, reason=decision.reason)
     if site.unsupported:
-        return Plan(site=site, status="unsupported", rule=rule, reason=site.unsupported)
+        why = _WHOLE if _stays_whole(site, policy) else site.unsupported
+        return Plan(site=site, status="unsupported", rule=rule, reason=why)
     if decision.rule is None:
         return Plan(site=site, status="unmatched", reason=decision.reason)
     if decision.reason:
@@ -139,12 +143,40 @@ def _plan(site: Site, policy: Policy) -> Plan:
     return Plan(site=site, status="quantized", operands=decision.operands, rule=rule, notes=notes)
 
 
+_WHOLE = "fused attention inside a call that cannot be taken apart: its qk and pv stay high"
+
+
+def _stays_whole(site: Site, policy: Policy) -> bool:
+    """Whether fused attention is left although the policy quantizes its products."""
+    at = Layer(module=site.module, block=site.block, block_count=site.block_count, part=site.part)
+    return site.op == "sdpa" and policy.quantizes and quantizes_attention(policy, at)
+
+
+def whole_attention(plans: Sequence[Plan]) -> list[str]:
+    """Return the modules whose fused attention is left although the policy quantizes its products."""
+    return sorted({plan.site.module for plan in plans if plan.reason == _WHOLE})
+
+
 def _misfit(site: Site, operands: tuple[OperandPolicy, ...]) -> str:
-    """Return why the blocks cannot be laid on a convolution's channels, or nothing."""
-    if site.op != "conv" or site.role == "wgrad":
+    """Return why blocks would not lie in one matrix: of a group of channels, or of an expert's rows."""
+    for operand, wanted in zip(site.operands, operands, strict=True):
+        if wanted.format is None:
+            continue
+        why = ""
+        if site.op == "conv":
+            why = cannot_block(site.node, operand, wanted.format.block)
+        elif is_grouped(site.node) and site.role != "wgrad" and operand.kind != "weight":
+            why = _across_experts(wanted.format.block)
+        if why:
+            return why
+    return ""
+
+
+def _across_experts(block: Block) -> str:
+    """Return why a block of rows that are sorted by expert does not lie in one expert's, or nothing."""
+    if block.across == 1 or str(block) == "tensor":
         return ""
-    found = (cannot_block(site.node, wanted.format.block) for wanted in operands if wanted.format)
-    return next(filter(None, found), "")
+    return f"blocks {block} of rows would lie across the rows of several experts"
 
 
 def _ragged(site: Site, operands: tuple[OperandPolicy, ...]) -> str:

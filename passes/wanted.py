@@ -54,6 +54,12 @@ def axis_is_free(wanted: OperandPolicy) -> bool:
     return wanted.format.block.across == wanted.format.block.along
 
 
+def shares_rows(wanted: OperandPolicy) -> bool:
+    """Whether a scale serves a part of several rows, so that it matters which axes are the matrix's."""
+    block = wanted.format.block if wanted.format else None
+    return block is not None and block.across != 1 and str(block) != "tensor"
+
+
 def gradients(
     plans: Sequence[Plan],
 ) -> Iterator[tuple[Plan, Operand, OperandPolicy, Plan, bool]]:

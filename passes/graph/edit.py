@@ -19,39 +19,65 @@ Call = Callable[[Node, int], Node]
 
 
 def wrap_operand(
-    graph: Graph, product: Node, operand: Operand, call: Call, *, flat: bool = False
+    graph: Graph,
+    product: Node,
+    operand: Operand,
+    call: Call,
+    *,
+    flat: bool = False,
+    plane: bool = False,
 ) -> Node:
     """Replace an operand x of `product` by permute(call(base, axis)), x being permute(base).
 
     Working below the permutes lets two products that read one tensor in two layouts share
     the work. `call` adds a node that acts along `axis` (negative) of `base`; the new node is returned.
-    An operand with a layout of its own is brought into that first. `flat` takes batch and positions
+    With `plane` it acts on both axes of the matrix, which are then the last two of `base`. An operand
+    with a layout of its own is brought into that first. `flat` takes batch and positions
     of a convolution's operand for one axis: [channels, positions * batch].
     """
     base, order = below_permutes(argument_node(product, operand.argument))
-    rank = len(order)
     with graph.inserting_before(product):
         if flat:
-            layout = (1, *range(2, rank), 0)
-            rows = add_node(
-                graph, aten.permute.default, (base, [order[i] for i in layout]), like=product
-            )
-            shape = [*value_of(rows).shape]
-            rows = add_node(graph, aten.reshape.default, (rows, [shape[0], -1]), like=product)
-            new = call(rows, -1)
-            view = add_node(graph, aten.reshape.default, (new, shape), like=product)
-            back = [layout.index(axis) for axis in range(rank)]
-            view = add_node(graph, aten.permute.default, (view, back), like=product)
-            product.update_arg(operand.argument, view)
-            return new
-        if operand.layout:
-            wanted = [order[axis] for axis in operand.layout]
-            if wanted != [*range(rank)]:
-                base = add_node(graph, aten.permute.default, (base, wanted), like=product)
-            order = [operand.layout.index(axis) for axis in range(rank)]
-        view = new = call(base, order[operand.axis] - rank)
-        if order != [*range(rank)]:
+            return _wrap_flat(graph, product, operand, call, base, order)
+        layout = _layout(operand, order, plane=plane)
+        if layout != [*range(len(order))]:
+            base = add_node(graph, aten.permute.default, (base, layout), like=product)
+            order = [layout.index(axis) for axis in order]
+        view = new = call(base, order[operand.axis] - len(order))
+        if order != [*range(len(order))]:
             view = add_node(graph, aten.permute.default, (new, order), like=product)
+    product.update_arg(operand.argument, view)
+    return new
+
+
+def _layout(operand: Operand, order: list[int], *, plane: bool) -> list[int]:
+    """Return the axes of the base in the order in which a call is to see them.
+
+    They stay as they are if the call finds its axes among the last two. Else batch axes come
+    first, and those of the matrix as they stood, so that every product of one tensor sees one layout.
+    """
+    if operand.layout:
+        return [order[axis] for axis in operand.layout]
+    rank = len(order)
+    axes = [order[axis] for axis in ((-2, -1) if plane else (operand.axis,))]
+    if all(axis >= rank - 2 for axis in axes):
+        return [*range(rank)]
+    matrix = sorted(order[-2:])
+    return [axis for axis in range(rank) if axis not in matrix] + matrix
+
+
+def _wrap_flat(
+    graph: Graph, product: Node, operand: Operand, call: Call, base: Node, order: list[int]
+) -> Node:
+    rank = len(order)
+    layout = (1, *range(2, rank), 0)
+    rows = add_node(graph, aten.permute.default, (base, [order[i] for i in layout]), like=product)
+    shape = [*value_of(rows).shape]
+    rows = add_node(graph, aten.reshape.default, (rows, [shape[0], -1]), like=product)
+    new = call(rows, -1)
+    view = add_node(graph, aten.reshape.default, (new, shape), like=product)
+    back = [layout.index(axis) for axis in range(rank)]
+    view = add_node(graph, aten.permute.default, (view, back), like=product)
     product.update_arg(operand.argument, view)
     return new
 

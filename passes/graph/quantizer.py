@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 
 from qgraph import ops
 from qgraph.passes.graph.edit import add_node, below_permutes
+from qgraph.passes.graph.operand import Operand
 from qgraph.passes.graph.targets import PERMUTES, argument_node, aten
 
 # What quantizes a tensor and gives its values.
@@ -143,11 +144,32 @@ def quantizer_of(operand: Node, axis: int) -> tuple[Node, int]:
 
     What checks a quantizer as it runs is no part of it.
     """
-    if operand.target is aten.clone.default:
-        operand = argument_node(operand, 0)
-    base, order = below_permutes(operand)
-    if base.target is aten.reshape.default:  # one axis for batch and positions
+    base, order = _below_layout(operand)
+    if order is None:
         base, axis = argument_node(base, 0), -1
     else:
         axis = order[axis] - len(order)
     return (argument_node(base, 0) if base.target is ops.checked else base), axis
+
+
+def matrix_axes(source: Node, operand: Operand) -> tuple[int, int]:
+    """Return which axes (negative) of what `quantizer_of` finds are the matrix's.
+
+    The one that its product sums over comes second; the first is the one that tiles span with it.
+    """
+    _, order = _below_layout(source)
+    if order is None:
+        return -2, -1
+    rank = len(order)
+    matrix = [*operand.layout[-2:]] or [rank - 2, rank - 1]
+    summed = operand.axis % rank
+    (other,) = (axis for axis in matrix if axis != summed)
+    return order[other] - rank, order[summed] - rank
+
+
+def _below_layout(operand: Node) -> tuple[Node, list[int] | None]:
+    """Return what only lays `operand` out, and its order of axes; None if batch and positions are one."""
+    if operand.target is aten.clone.default:
+        operand = argument_node(operand, 0)
+    base, order = below_permutes(operand)
+    return base, None if base.target is aten.reshape.default else order

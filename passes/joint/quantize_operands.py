@@ -18,7 +18,12 @@ from qgraph.passes.plan import Plan, draws_in_forward
 from qgraph.passes.seeds import own_seed
 from qgraph.passes.sites.splits import rows_are_cut, shares_range
 from qgraph.passes.step import Step
-from qgraph.passes.wanted import axis_is_free, quantized_operands, spans_positions
+from qgraph.passes.wanted import (
+    axis_is_free,
+    quantized_operands,
+    shares_rows,
+    spans_positions,
+)
 from qgraph.policy import OperandPolicy
 
 
@@ -40,8 +45,8 @@ def quantize_operands(step: Step) -> None:
             ) -> Node:
                 return _quantize(step, plan, index, wanted, seed, base, axis)
 
-            flat = spans_positions(plan.site, wanted)
-            wrap_operand(step.graph, plan.site.node, operand, call, flat=flat)
+            flat, plane = spans_positions(plan.site, wanted), shares_rows(wanted)
+            wrap_operand(step.graph, plan.site.node, operand, call, flat=flat, plane=plane)
 
 
 def _quantize(

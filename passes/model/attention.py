@@ -1,13 +1,16 @@
 """Take fused attention apart, before its backward is captured, where a policy quantizes its products.
 
     scaled_dot_product_attention(q, k, v)  ->  attention_in_parts(q, k, v)
+    multi_head_attention_forward(...)      ->  heads_in_parts(...)
 
-Only the call is replaced: masks, scale, grouped heads, dropout and the gradients are torch's own.
+Only the call is replaced: masks, scale, grouped heads, dropout and the gradients are torch's own. Dynamo
+keeps the second as one call, with projections and fused attention in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,10 +18,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qgraph.passes.graph.places import Layer, frame_module, module_path
+from qgraph.passes.sites.attention import quantizes_attention
 from qgraph.passes.step import Step
-from qgraph.policy import ATTENTION, Policy, decide, products_of
 
 _FUSED = torch.nn.functional.scaled_dot_product_attention
+_HEADS = torch.nn.functional.multi_head_attention_forward
 
 
 def take_attention_apart(step: Step) -> None:
@@ -26,29 +30,39 @@ def take_attention_apart(step: Step) -> None:
     if not step.policy.quantizes:
         return
     modules, frame = step.facts.modules, frame_module(step.graph, step.facts.modules)
-    for node in step.graph.find_nodes(op="call_function", target=_FUSED):
+    for node in step.graph.nodes:
+        if node.op != "call_function" or node.target not in _APART:
+            continue
         layer = Layer.at(module_path(node, modules, frame), step.facts.blocks)
         if quantizes_attention(step.policy, layer):
-            node.target = attention_in_parts
+            node.target = _APART[node.target]
 
 
 def attention_in_parts(*args: Any, **kwargs: Any) -> Tensor:
     """Compute attention as two products and a softmax, in the inputs' dtype; arguments as torch's."""
+    with _in_parts():
+        return _FUSED(*args, **kwargs)
+
+
+def heads_in_parts(*args: Any, **kwargs: Any) -> Any:
+    """Compute what nn.MultiheadAttention does, its attention in parts; arguments and results as torch's."""
+    with _in_parts():
+        return _HEADS(*args, **kwargs)
+
+
+_APART: dict[object, Callable[..., Any]] = {
+    _FUSED: attention_in_parts,
+    torch.ops.aten.scaled_dot_product_attention.default: attention_in_parts,
+    _HEADS: heads_in_parts,
+}
+
+
+@contextmanager
+def _in_parts() -> Iterator[None]:
     reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            return _FUSED(*args, **kwargs)
+            yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
-
-
-def quantizes_attention(policy: Policy, layer: Layer) -> bool:
-    """Whether `policy` quantizes an operand of either product of attention, or of their gradients."""
-    return any(
-        operand.changes
-        for op in ATTENTION
-        for role, pairs in products_of(op).items()
-        for pair in pairs
-        for operand in decide(policy, replace(layer, op=op, role=role, operand_kinds=pair)).operands
-    )

@@ -67,21 +67,34 @@ def _operand(kind: str, argument: int, axis: int, rank: int) -> Operand:
     return Operand(kind=kind, argument=argument, axis=axis - rank, layout=layout)
 
 
-def cannot_block(node: Node, block: Block) -> str:
-    """Return why blocks do not fit the channels that fprop or dgrad sums over, or nothing."""
+def cannot_block(node: Node, operand: Operand, block: Block) -> str:
+    """Return why blocks do not fit the channels of an operand, or nothing."""
     if block.across is None and block.along is None:
         return ""
     role, operands, (groups, *_) = describe_convolution(node)
-    weight = operands[1]
-    channels = sizes_of(argument_node(node, weight.argument))[weight.axis]
-    channels //= groups if _is_transposed(node) == (role == "fprop") else 1
-    if channels == 1 < groups:
-        return "a depthwise convolution sums over the taps of its kernel only: blocks do not fit"
-    if groups > 1 and block.along is not None and channels % block.along:
-        return (
-            f"blocks of {block.along} would cross the convolution's groups of {channels} channels"
-        )
+    if role != "wgrad":
+        weight = operands[1]
+        channels = sizes_of(argument_node(node, weight.argument))[weight.axis]
+        channels //= groups if _is_transposed(node) == (role == "fprop") else 1
+        if channels == 1 < groups:
+            return (
+                "a depthwise convolution sums over the taps of its kernel only: blocks do not fit"
+            )
+        if groups > 1 and block.along is not None and channels % block.along:
+            return f"blocks of {block.along} would cross the convolution's groups of {channels} channels"
+    across = _channels_across(node, operand, groups) if groups > 1 and block.across != 1 else 0
+    if across and (block.across is None or across % block.across):
+        return f"tiles would cross the convolution's groups of {across} channels"
     return ""
+
+
+def _channels_across(node: Node, operand: Operand, groups: int) -> int:
+    """Return how many channels of a group a tile spans across the summed axis, 0 if it spans none."""
+    across = operand.layout[-2]
+    sizes = sizes_of(argument_node(node, operand.argument))
+    if operand.kind == "weight":
+        return sizes[0] // groups if across == 0 else 0  # its other axis is counted in a group
+    return sizes[1] // groups if across == 1 else 0
 
 
 def _is_transposed(node: Node) -> bool:

@@ -2,7 +2,7 @@
 
 A site is one product: its role, its module, what its operands are and the axis it sums over.
 In the backward, the operand that depends on a tangent is the grad_output. The other is the
-weight if it comes from a parameter through views and casts, otherwise what the forward
+weight if it comes from a parameter (see `sites/weights.py`), otherwise what the forward
 product of the same sequence number took: its input, or its lhs or rhs when no parameter is involved.
 """
 
@@ -20,9 +20,7 @@ from qgraph.passes.graph.operand import Operand
 from qgraph.passes.graph.places import block_of, frame_module, module_path
 from qgraph.passes.graph.targets import (
     ELSEWHERE,
-    GATHERS,
     PRODUCTS,
-    VIEWS,
     argument_node,
     aten,
     is_convolution,
@@ -35,6 +33,7 @@ from qgraph.passes.sites.attention import attention_product
 from qgraph.passes.sites.convolution import describe_convolution
 from qgraph.passes.sites.heads import mark_heads
 from qgraph.passes.sites.site import GraphFacts, Site
+from qgraph.passes.sites.weights import MAKES, Weights, find_weights
 
 
 def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
@@ -43,13 +42,13 @@ def find_sites(graph: Graph, facts: GraphFacts) -> tuple[Site, ...]:
     `split_products` comes first: a node that holds two products would count as its first.
     """
     late, frame = _depends_on_tangents(graph), frame_module(graph, facts.modules) or facts.root
-    computed = _computed_weights(graph, facts.parameters)
+    weights = find_weights(graph, facts.parameters, facts.buffers, late)
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     forward: dict[object, _Forward] = {}
     sites: list[Site] = []
     for node in nodes:
         if node.target in PRODUCTS:
-            found = [_product(node, facts, late, computed, forward)]
+            found = [_product(node, weights, late, forward)]
         elif is_convolution(node):
             found = [_convolution(node)]
         elif (describe := _elsewhere(node)) is not None:
@@ -69,22 +68,6 @@ def _depends_on_tangents(graph: Graph) -> set[Node]:
     return late
 
 
-def _computed_weights(graph: Graph, parameters: frozenset[str]) -> set[Node]:
-    """Return what is computed from parameters and constants alone, such as a normalized weight.
-
-    What comes out of a product is none: projected positions are an activation.
-    """
-    found = {node for node in graph.nodes if node.name in parameters}
-    fixed: set[Node] = set(found)
-    for node in graph.nodes:
-        sources, product = node.all_input_nodes, node.target in PRODUCTS
-        if node.op == "call_function" and not product and all(s in fixed for s in sources):
-            fixed.add(node)
-            if any(source in found for source in sources):
-                found.add(node)
-    return found
-
-
 def _is_backward(node: Node, late: set[Node]) -> bool:
     return meta.half(node) == "backward" or node in late
 
@@ -97,40 +80,41 @@ class _Forward:
     op: str
     kinds: tuple[str, ...]
     computed: bool  # its weight is computed
+    makes: bool  # its result is one
 
 
 def _product(
     node: Node,
-    facts: GraphFacts,
+    weights: Weights,
     late: set[Node],
-    computed: set[Node],
     forward: dict[object, _Forward],
 ) -> Site:
     first = PRODUCTS[node.target]
     sources = [argument_node(node, first), argument_node(node, first + 1)]
-    weights = [_weight(source, facts.parameters) for source in sources]
+    stored = [weights.stored_below(source) for source in sources]
     sequence = meta.sequence(node)
     left, right = map(value_of, sources)
     pair = forward.get(sequence)
-    made = [source if source in computed else None for source in sources]
+    made = [weights.made_below(node, source) for source in sources]
     # A weight as it is stored comes first: pairs with one are of an input made of parameters.
-    use_made = pair.computed if pair else not any(weights) and sum(map(bool, made)) == 1
-    weights = made if use_made else weights
+    use_made = pair.computed if pair else not any(stored) and sum(map(bool, made)) == 1
+    makes = pair.makes if pair else node in weights.makers
+    shown: list[Node | None] = [None, None] if makes else made if use_made else stored
     if not _is_backward(node, late):
         role = "fprop"
         # The experts' weights may be put together on the way; their place says what they are.
-        kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, weights)])
-        op = _forward_op(node, kinds, weights)
-        forward[sequence] = _Forward(node=node, op=op, kinds=kinds, computed=use_made)
+        kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, shown)])
+        op = _forward_op(node, kinds, shown)
+        forward[sequence] = _Forward(node=node, op=op, kinds=kinds, computed=use_made, makes=makes)
     elif is_grouped(node):
         op, (role, kinds) = "experts", _grouped_backward(sources, right.dim(), late)
     else:
-        kinds = _backward_kinds(sources, [*map(bool, weights)], late, pair)
+        kinds = _backward_kinds(sources, [*map(bool, shown)], late, pair)
         role = "wgrad" if "input" in kinds else "dgrad"
         op = pair.op if pair else ("linear" if {"weight", "input"} & set(kinds) else "matmul")
     sizes = [*map(size_hint, (*left.shape, right.shape[-1]))]
     batch, (m, k, n) = prod(sizes[:-3]), sizes[-3:]
-    return _site(
+    site = _site(
         node,
         op=op,
         role=role,
@@ -140,6 +124,7 @@ def _product(
         shape=(batch, m, n, k),
         dtype=left.dtype,
     )
+    return replace(site, unsupported=MAKES) if makes else site
 
 
 def _convolution(node: Node) -> Site:
@@ -224,15 +209,6 @@ def _backward_kinds(
             kind = "lhs" if same else "rhs"
     pairs = ("grad_output", kind)
     return pairs if gradient == 0 else pairs[::-1]
-
-
-def _weight(source: Node, parameters: frozenset[str]) -> Node | None:
-    """Return the parameter an operand shows, also one that rows or experts are picked from."""
-    while source.op == "call_function" and (
-        source.target in VIEWS or (source.target in GATHERS and value_of(source).dim() > 2)
-    ):
-        source = source.all_input_nodes[0]
-    return source if source.name in parameters else None
 
 
 Describe = Callable[[Node], list[tuple[str, int, str]]]

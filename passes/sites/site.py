@@ -15,7 +15,7 @@ from qgraph.passes.sites.processes import Processes
 class GraphFacts:
     """What a graph alone does not say.
 
-    `parameters` are the names of the placeholders that hold parameters; `blocks` gives, for each
+    `parameters` and `buffers` are the names of the placeholders that hold these; `blocks` gives, for each
     stack of blocks (`model.layers`), how many there are in the whole model; `modules` gives the
     path of each module by its id, as text. `heads` are the paths of modules that make a vocabulary's
     scores, `tables` the placeholders that hold embeddings, `vocabulary` the rows of the largest.
@@ -25,6 +25,7 @@ class GraphFacts:
     """
 
     parameters: frozenset[str]
+    buffers: frozenset[str] = frozenset()
     blocks: Mapping[str, int] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
     heads: frozenset[str] = frozenset()

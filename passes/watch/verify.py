@@ -7,11 +7,17 @@ from torch.fx import Node
 from qgraph import ops
 from qgraph.errors import GraphError
 from qgraph.passes.graph.operand import Operand
-from qgraph.passes.graph.quantizer import Quantizer, Rotation, quantizer_of, rounding_text
+from qgraph.passes.graph.quantizer import (
+    Quantizer,
+    Rotation,
+    matrix_axes,
+    quantizer_of,
+    rounding_text,
+)
 from qgraph.passes.graph.targets import argument_node, value_of
 from qgraph.passes.plan import Plan
 from qgraph.passes.step import Step
-from qgraph.passes.wanted import axis_is_free, gradients, signs_of
+from qgraph.passes.wanted import axis_is_free, gradients, shares_rows, signs_of
 from qgraph.policy import HIGH, OperandPolicy
 
 _STORES = (ops.quantize, ops.quantize_both, ops.pack)
@@ -55,7 +61,7 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
     source = argument_node(product, operand.argument)
     if value_of(source).dtype != value_of(product).dtype:
         raise GraphError(f"{where} is {value_of(source).dtype}, not {value_of(product).dtype}")
-    base, along = quantizer_of(source, operand.axis) if policy.changes else (source, 0)
+    base = quantizer_of(source, operand.axis)[0] if policy.changes else source
     found, axis = _describe(base)
     expected = _expect(policy, plan.site.number)
     if found != expected:
@@ -63,9 +69,23 @@ def _check(plan: Plan, operand: Operand, policy: OperandPolicy) -> None:
             f"{where} reads {' '.join(map(str, found)) or 'a tensor in high precision'}, "
             f"the plan says {' '.join(map(str, expected)) or 'high'}"
         )
-    if expected and not axis_is_free(policy) and axis != along:
+    if expected:
+        _check_axes(where, policy, axis, matrix_axes(source, operand))
+
+
+def _check_axes(
+    where: str, policy: OperandPolicy, axis: int | None, matrix: tuple[int, int]
+) -> None:
+    """Check that a quantizer's blocks lie along the summed axis, and its tiles within one matrix."""
+    other, summed = matrix
+    if not axis_is_free(policy) and axis != summed:
         raise GraphError(
             f"{where} is quantized along axis {axis}, not the one the product sums over"
+        )
+    if shares_rows(policy) and {other, summed} != {-1, -2}:
+        raise GraphError(
+            f"{where} is quantized in tiles of its last two axes, not of the matrix's, which are "
+            f"axes {min(matrix)} and {max(matrix)}: matrices would share scales"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch._functorch._aot_autograd.descriptors import (
     BufferAOTInput,
     GradAOTOutput,
+    InputMutationAOTOutput,
     ParamAOTInput,
     TangentAOTInput,
 )
@@ -18,6 +19,16 @@ _LOCAL = "_local_tensor"  # what a DTensor calls this process's part
 def is_parameter(description: Any) -> bool:
     """Whether an input is a parameter of the captured module."""
     return isinstance(description, ParamAOTInput)
+
+
+def is_buffer(description: Any) -> bool:
+    """Whether an input is a buffer of the captured module."""
+    return isinstance(description, BufferAOTInput)
+
+
+def written_inputs(described: Sequence[Any]) -> list[Any]:
+    """Return the inputs that results are the new values of."""
+    return [d.mutated_input for d in described if isinstance(d, InputMutationAOTOutput)]
 
 
 def is_state(description: Any) -> bool:

@@ -61,3 +61,13 @@ def version_of(value: Tensor) -> int:
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """Return the buffers that `module` itself holds; it can be written."""
     return module._buffers
+
+
+def version(value: Tensor) -> int:
+    """Return how often the memory of `value` was written to; views of one tensor count together."""
+    return value._version
+
+
+def pass_for_parameter(value: Tensor) -> None:
+    """Let whoever asks whether `value` is a Parameter be told that it is."""
+    vars(value)["_is_param"] = True

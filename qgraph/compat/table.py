@@ -49,7 +49,8 @@ NAMES: tuple[Name, ...] = (
         "torch._functorch._aot_autograd.descriptors",
         ("what a result is the gradient of", "GradAOTOutput.grad_of"),
         ("which parameter an input is", "ParamAOTInput.target"),
-        ("what the backward finds in memory anyway", "BufferAOTInput"),
+        ("what the backward finds in memory anyway, and frozen weights", "BufferAOTInput"),
+        ("which buffers are not frozen", "InputMutationAOTOutput.mutated_input"),
         ("which input one is", "PlainAOTInput.idx"),
         ("this process's part of a split tensor", "SubclassGetAttrAOTInput.attr"),
         ("the split tensor that a part is of", "SubclassGetAttrAOTInput.base"),
@@ -182,6 +183,11 @@ NAMES: tuple[Name, ...] = (
         ("paths of modules as Dynamo writes them", "_modules"),
     ),
     *names_in("modules", "torch", ("one place in a history a step", "Tensor._version")),
+    *names_in(
+        "modules",
+        "torch",
+        ("edits of a cast that are to be stored", "Tensor._version", "nn.parameter[_is_param]"),
+    ),
     *names_in(
         "modules",
         "torch._dynamo",

@@ -104,6 +104,7 @@ def _capture(
         lambda node: descriptions.is_parameter(meta.description(node)),
         outline,
         lambda node: id(_parameter(module, node)) in outline.tables,
+        lambda node: descriptions.is_buffer(meta.description(node)),
     )
     return Capture(
         module=module,

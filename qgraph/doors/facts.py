@@ -81,6 +81,12 @@ class Outline:
             return self
         return replace(Outline.of(model), history=self.history, observe=self.observe)
 
+    def buffers(self, inputs: Iterable[object]) -> frozenset[int]:
+        """Return which of `inputs`, by position, are buffers of the model."""
+        model = self.owner()
+        known = {id(buffer) for buffer in model.buffers()} if model is not None else set()
+        return frozenset(i for i, value in enumerate(inputs) if id(value) in known)
+
     def seen(self, inputs: Iterable[object]) -> set[str]:
         """Return the names of the weights among `inputs`.
 
@@ -97,15 +103,19 @@ def graph_facts(
     is_parameter: Callable[[Node], bool],
     outline: Outline | None,
     is_table: Callable[[Node], bool] = lambda _: False,
+    is_buffer: Callable[[Node], bool] = lambda _: False,
 ) -> GraphFacts:
     """Return what the passes must know about `graph`; without an outline, count the blocks it shows."""
     placeholders = graph.find_nodes(op="placeholder")
     names = frozenset(node.name for node in placeholders if is_parameter(node))
+    buffers = frozenset(node.name for node in placeholders if is_buffer(node))
     if outline is None:
         sites = find_sites(graph, GraphFacts(parameters=names))
-        return GraphFacts(parameters=names, blocks=stacks_of(site.module for site in sites))
+        blocks = stacks_of(site.module for site in sites)
+        return GraphFacts(parameters=names, buffers=buffers, blocks=blocks)
     return GraphFacts(
         parameters=names,
+        buffers=buffers,
         blocks=outline.blocks,
         modules=outline.modules,
         heads=outline.heads,

@@ -31,6 +31,7 @@ from qgraph.passes import (
     Watch,
     names_of,
     run_passes,
+    whole_attention,
 )
 from qgraph.policy import Policy
 
@@ -90,6 +91,7 @@ def make_backend(
             tables=frozenset(
                 i for i, v in enumerate(inputs) if outline and id(v) in outline.tables
             ),
+            buffers=outline.buffers(inputs) if outline is not None else frozenset(),
             outline=outline,
             part=part,
             frame=frame,
@@ -170,6 +172,7 @@ class Rewrite(inductor.CustomGraphPass):
     report: Report
     parameters: frozenset[int]  # positions among the graph's inputs
     tables: frozenset[int]  # those that hold embeddings
+    buffers: frozenset[int]
     outline: Outline | None
     part: str  # the path of the module that is compiled
     frame: int | None  # Dynamo's number of the code that was captured
@@ -184,6 +187,7 @@ class Rewrite(inductor.CustomGraphPass):
             lambda node: input_index(node) in self.parameters,
             self.outline,
             lambda node: input_index(node) in self.tables,
+            lambda node: input_index(node) in self.buffers,
         )
         return replace(facts, root=self.part, processes=name_splits(self.processes, graph))
 
@@ -196,6 +200,14 @@ class Rewrite(inductor.CustomGraphPass):
         run_passes(step, names_of("joint", "lower", "watch"))
         self.report.add(step, self.frame)
         self.report.pass_seconds += time.perf_counter() - start
+        if whole := [name or "the model" for name in whole_attention(step.plans)]:
+            warnings.warn(
+                f"policy {self.policy.name}: the fused attention of {', '.join(whole)} is inside a call that "
+                "cannot be taken apart, so the rules on qk and pv do not reach it; call "
+                "torch.nn.functional.scaled_dot_product_attention where torch.compile sees it",
+                QGraphWarning,
+                stacklevel=2,
+            )
         # Parts that the policy keeps are no reason to warn; products no rule speaks about are.
         left = {plan.reason for plan in step.plans if plan.status in ("unmatched", "unsupported")}
         if left and self.policy.quantizes and not self.report.quantized:

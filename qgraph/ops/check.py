@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,15 @@ def check(
     amax: Tensor | None,
     graph: int,
     place: str,
+    axes: Sequence[int] = (),
 ) -> Tensor:
     """Return a copy of `found`; the first time at this place of this graph, see that it is right.
 
-    It must have the bits that `numerics.fake_quant` gives for `source` (rotated by `signs`, if there
+    `axes` are those of the matrix that a product reads, the one it sums over last; without them they
+    are the quantizer's own. What is drawn, or is told the range of each block, keeps to its own: there
+    it matters where an element lies.
+
+    `found` must have the bits that `numerics.fake_quant` gives for `source` (rotated by `signs`, if there
     are any), and be no further from it than the format promises.
 
     Raises: GraphError naming the place if the quantizer did nothing or something else.
@@ -36,10 +43,14 @@ def check(
     if (graph, place) not in state.CHECKED:
         state.CHECKED.add((graph, place))
         noise = None if seed is None else Noise(seed=int(seed.item()), site=site)
-        x = numerics.hadamard(source, signs, axis, output) if signs else source
+        other, along = axes or (-3 - axis, axis)
+        x = numerics.hadamard(source, signs, along, output) if signs else source
         mode = parse_rounding(rounding) if rounding else usual_rounding(noise)
         fmt = parse_format(format)
-        want = numerics.fake_quant(x, fmt, axis, noise, mode, amax=amax)
+        own = noise is not None or (amax is not None and amax.dim() > 0)
+        matrix = (-3 - axis, axis) if own else (other, along)
+        rows = x.movedim(matrix, (-2, -1))
+        want = numerics.fake_quant(rows, fmt, -1, noise, mode, amax=amax).movedim((-2, -1), matrix)
         _compare(f"{place}, {format}", found, x, want)
         # A range that this tensor alone does not tell may lie anywhere above it.
         bound = numerics.error_bound(x, fmt, axis, mode) if amax is None else None

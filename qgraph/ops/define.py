@@ -153,6 +153,7 @@ def _padded(x: Tensor, n: int, axis: int) -> list[int]:
 
 
 _CHECK = "str signs, str output, str format, int axis, Tensor? seed, int site, str? rounding"
+_PLACE = "Tensor? amax, int graph, str place, int[] axes=[]"
 _STORED = "Tensor codes, Tensor scales, Tensor tensor_scale, str format"
 _OPERANDS = "Tensor a, Tensor a_scale, Tensor b, Tensor b_scale"
 _RESULT = "ScalarType dtype, Tensor? bias=None"
@@ -206,7 +207,7 @@ _OPS = (
         grouped.pad_rows_fake,
     ),
     (
-        f"check(Tensor found, Tensor source, {_CHECK}, Tensor? amax, int graph, str place) -> Tensor",
+        f"check(Tensor found, Tensor source, {_CHECK}, {_PLACE}) -> Tensor",
         check.check,
         check.check_fake,
     ),

@@ -41,3 +41,7 @@ CONVERTED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 ALONE: ContextVar[Any] = ContextVar("alone", default=None)
 # Compiled models of experiments, by policy: compiling costs more than a short run.
 EXPERIMENT_MODELS: dict[str, Any] = {}
+# How the parameters of each module are stored, and the hooks that see what is put into modules: see
+# `qgraph.doors.parameters`.
+STORED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+WATCHING: list[Any] = []

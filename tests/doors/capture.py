@@ -66,9 +66,15 @@ def interpret(model: nn.Module, policy: Policy, **options: Any) -> Trace:
 def _backend(policy: Policy, trace: Trace, outline: Outline) -> Callable[..., Any]:
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Any:
         parameters = {i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)}
+        buffers = outline.buffers(inputs)
 
         def transform(graph: Graph) -> None:
-            facts = graph_facts(graph, lambda node: input_index(node) in parameters, outline)
+            facts = graph_facts(
+                graph,
+                lambda node: input_index(node) in parameters,
+                outline,
+                is_buffer=lambda node: input_index(node) in buffers,
+            )
             step = Step(graph=graph, policy=policy, facts=facts)
             plans = run_passes(step, names_of("joint", "lower", "watch")).plans
             trace.report.add(step)
