@@ -52,10 +52,12 @@ def lower_native(step: Step) -> None:
     ]
     both = _read_both_ways([source for _, sources in kinds for source in sources])
     made: _Codes = {}
+    moved: dict[Node, Node] = {}  # what stands for a product that another one reads
     found = []
     for plan, (kind, sources) in zip(step.plans, kinds, strict=True):
         if sources:
-            node = _replace(step.graph, plan, kind, sources, both, made)
+            node = _replace(step.graph, plan, kind, sources, both, made, moved)
+            moved[plan.site.node] = node
             found.append(replace(plan, lowering=f"native {kind}", lowered=node))
         else:
             found.append(replace(plan, lowering=f"emulated: {kind}") if kind else plan)
@@ -88,13 +90,16 @@ def _replace(
     sources: Sequence[Source],
     both: set[tuple[Node, str]],
     made: _Codes,
+    moved: dict[Node, Node],
 ) -> Node:
     """Put the product of codes in the place of a product, and make the codes that are not there yet."""
     product = plan.site.node
     with graph.inserting_before(product):
         for source in sources:
             if (source.base, source.axis, source.format) not in made:
-                made.update(_codes(graph, product, source, (source.base, source.format) in both))
+                base = moved.get(source.base, source.base)
+                stored = (source.base, source.format) in both
+                made.update(_codes(graph, product, source, base, stored))
         arguments = [part for s in sources for part in made[s.base, s.axis, s.format]]
         bias = argument_node(product, 0) if product.target is aten.addmm.default else None
         texts = [source.format for source in sources]
@@ -105,8 +110,8 @@ def _replace(
     return new
 
 
-def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
-    base, text = source.base, source.format
+def _codes(graph: Graph, product: Node, source: Source, base: Node, both: bool) -> _Codes:
+    text = source.format
     target, args = (
         (ops.quantize_both, (base, text)) if both else (ops.quantize, (base, text, source.axis))
     )
@@ -114,7 +119,7 @@ def _codes(graph: Graph, product: Node, source: Source, both: bool) -> _Codes:
     found: _Codes = {}
     for first, axis in ((0, -1), (2, -2)) if both else ((0, source.axis),):
         parts = [add_item(graph, stored, first + i, product) for i in (0, 1)]
-        found[base, axis, text] = (parts[0], parts[1])
+        found[source.base, axis, text] = (parts[0], parts[1])
     for node in (stored, *stored.users):
         meta.keep_alike(node, source.recompute)
     return found

@@ -61,6 +61,7 @@ class Base:
     block_count: int | None
     role: str = "fprop"
     operand_kinds: tuple[str, ...] = ("input", "weight")
+    part: str = ""
 
 
 def saved_nodes(forward: Graph, results: int) -> list[Node]:

@@ -53,11 +53,6 @@ def wrapped_by_compile(model: object) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def version_of(value: Tensor) -> int:
-    """Return a number that changes whenever `value` is written in place."""
-    return 0 if value.is_inference() else value._version
-
-
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """Return the buffers that `module` itself holds; it can be written."""
     return module._buffers
@@ -65,7 +60,7 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
 
 def version(value: Tensor) -> int:
     """Return how often the memory of `value` was written to; views of one tensor count together."""
-    return value._version
+    return 0 if value.is_inference() else value._version
 
 
 def pass_for_parameter(value: Tensor) -> None:

@@ -182,11 +182,14 @@ NAMES: tuple[Name, ...] = (
         ("parameters behind a property", "_parameters"),
         ("paths of modules as Dynamo writes them", "_modules"),
     ),
-    *names_in("modules", "torch", ("one place in a history a step", "Tensor._version")),
     *names_in(
         "modules",
         "torch",
-        ("edits of a cast that are to be stored", "Tensor._version", "nn.parameter[_is_param]"),
+        (
+            "edits of a cast that are to be stored, steps of an optimizer",
+            "Tensor._version",
+            "nn.parameter[_is_param]",
+        ),
     ),
     *names_in(
         "modules",

@@ -132,6 +132,11 @@ def in_backward() -> bool:
     return _current_graph_task_id() >= 0
 
 
+def traced() -> bool:
+    """Whether torch.jit.trace follows this code."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
 def profiled() -> bool:
     """Whether a profiler records this thread: the user's, which must be left alone."""
     return bool(_profiler_enabled())
@@ -153,7 +158,7 @@ def entered(call: Callable[..., Any]) -> Callable[..., Any]:
 
     Another torch.compile around it stops there.
     """
-    found: Callable[..., Any] = torch._dynamo.disable(call)  # type: ignore[attr-defined]
+    found: Callable[..., Any] = torch._dynamo.disable(call)
     return found
 
 

@@ -147,7 +147,9 @@ def load(directory: str | os.PathLike[str]) -> nn.Module:
 def _restore_history(model: nn.Module, path: Path) -> None:
     """Give a model the amax histories it was saved with: it has their buffer only once it is compiled."""
     own = history_of(model)
-    for file in sorted(path.glob("*.safetensors")) if own is not None else ():
+    if own is None:
+        return
+    for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, "pt") as stored:
             found = {*stored.keys()} & {BUFFER}
             if found and stored.get_slice(BUFFER).get_shape() == [*own.shape]:

@@ -202,4 +202,4 @@ def _describe(value: object) -> Hashable:
         return tuple((str(key), _describe(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return tuple(map(_describe, value))
-    return value if isinstance(value, (bool, str, type(None))) else type(value)
+    return value if isinstance(value, (bool, str)) else type(value)

@@ -33,7 +33,7 @@ class Part:
     @watching.passed
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the part."""
-        alone = not self._audit.inside and not torch.jit.is_tracing()
+        alone = not self._audit.inside and not watching.traced()
         return (self._alone() if alone else self._plain)(*args, **kwargs)
 
     @watching.entered
@@ -51,20 +51,20 @@ class Forward:
     """
 
     def __init__(self, model: nn.Module, audit: Audit) -> None:
-        self._model, self._audit = model, audit
+        self._model, self._audit, self._plain = model, audit, model.forward
         functools.update_wrapper(self, model.forward)
 
     @watching.passed
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, or from within a call of it what it computes."""
-        call = self.__wrapped__ if self._is_asked_for() else self._model
+        call = self._plain if self._is_asked_for() else self._model
         return call(*args, **kwargs)
 
     def _is_asked_for(self) -> bool:
         return (
             torch.compiler.is_compiling()
             or self._audit.inside
-            or torch.jit.is_tracing()
+            or watching.traced()
             or modules.compiled_call(self._model) is None
         )
 

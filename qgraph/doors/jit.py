@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,12 @@ from qgraph.doors.audit import Audit
 from qgraph.doors.callers import Callers
 from qgraph.doors.entrances import close_entrances, followed, open_entrances
 from qgraph.doors.facts import Outline
+from qgraph.doors.holding import ask_for_run, follow_blocks, hold_coverage
 from qgraph.doors.parallel import among_processes
 from qgraph.doors.parameters import store_parameters
 from qgraph.doors.rewriting import Backend, make_backend
 from qgraph.doors.tuning import check_options
-from qgraph.errors import ModelError, QGraphWarning
+from qgraph.errors import ModelError
 from qgraph.ops import describe_lowering, make_store, state
 from qgraph.passes import Report, Target
 from qgraph.policy import Policy, check_blocks, check_globs, check_named_parts, load_policy, stage
@@ -112,7 +112,7 @@ def compile(
     _enter(model, chosen, stage(chosen, ()), outline, ways)
     call = modules.compiled_call(model)
     if (chosen.schedule or chosen.monitors) and call is not None:
-        replace_call(model, _ask_for_run(call, chosen.name))
+        replace_call(model, ask_for_run(call, chosen.name))
     return model
 
 
@@ -158,7 +158,11 @@ def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, wa
         )  # fmt: skip
 
     close_entrances(model)
-    call = among_processes(_compile_in_place(model, backend(), options))
+
+    def compiled() -> Callable[..., Any]:
+        return among_processes(_compile_in_place(model, backend(), options))
+
+    call = follow_blocks(compiled, model, report, outline.blocks)
     if audit is not None:
         call = audit.hold(call, modules.plain_call(model))
         open_entrances(
@@ -169,7 +173,7 @@ def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, wa
             ),
         )
     if policy.min_flops is not None:
-        call = _hold_coverage(call, report)
+        call = hold_coverage(call, report)
     modules.set_compiled_call(model, call)
     state.COMPILED[model] = Compiled(
         policy=whole, report=report, call=ref(call), outline=outline, ways=ways
@@ -239,45 +243,6 @@ def _alike(model: nn.Module) -> int:
         if [*module.children()]
     )
     return max(found.values(), default=1)
-
-
-def _hold_coverage(call: Callable[..., Any], report: Report) -> Callable[..., Any]:
-    """Return `call` such that a training step after which more is known checks the coverage.
-
-    Dynamo then knows every graph of the forward, and with each its backward.
-    """
-    checked: object = None
-
-    def held(*args: Any, **kwargs: Any) -> Any:
-        nonlocal checked
-        result = call(*args, **kwargs)
-        known = (report.graphs, len(report.elsewhere))
-        if known != checked and torch.is_grad_enabled():
-            report.check()
-            checked = known
-        return result
-
-    return held
-
-
-def _ask_for_run(call: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return `call` such that the first training step says that nothing counts steps."""
-    asked = False
-
-    def warned(*args: Any, **kwargs: Any) -> Any:
-        nonlocal asked
-        if not asked and torch.is_grad_enabled():
-            asked = True
-            warnings.warn(
-                f"policy {name} has a schedule or monitors, and nothing counts the steps of this run: "
-                "nothing will be switched or watched. Use qgraph.QGraphCallback in Trainer, or "
-                "qgraph.Run(model, steps=...) in a loop of your own",
-                QGraphWarning,
-                stacklevel=2,
-            )
-        return call(*args, **kwargs)
-
-    return warned
 
 
 def dynamo_backend(module: GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Callable[..., Any]:

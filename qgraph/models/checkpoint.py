@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from qgraph.errors import ModelError
 from qgraph.models.files import read_json
+from qgraph.ops import BUFFER
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "download the file again, or save the model again with save_pretrained"
@@ -86,7 +87,10 @@ def check_complete(name: str, kind: str, info: Mapping[str, Any]) -> None:
         f"{why} {some(names)}"
         for why, names in (
             ("its files lack", sorted(info["missing_keys"])),
-            ("its files hold what the model does not have:", sorted(info["unexpected_keys"])),
+            (
+                "its files hold what the model does not have:",
+                sorted({*info["unexpected_keys"]} - {BUFFER}),
+            ),
             ("its files hold other sizes:", sizes),
         )
         if names

@@ -86,9 +86,7 @@ def quantize(
         if codes.shape[-1] % 2:
             codes = torch.nn.functional.pad(codes, (0, 1))
         codes = (codes[..., 0::2] & 15) | ((codes[..., 1::2] & 15) << 4)
-    stored = scales.stored
-    if visible and stored.is_floating_point():
-        stored = torch.where(scales.decode.isnan(), torch.nan, stored)
+    stored = scales.visible if visible else scales.stored
     stored = stored.squeeze(-1).squeeze(-2)
     if scales.zero is not None:
         stored = torch.stack([stored, scales.zero.squeeze(-1).squeeze(-2)], -1)

@@ -33,6 +33,13 @@ class Scales:
     plus_zero: bool = False
 
     @property
+    def visible(self) -> Tensor:
+        """`stored`, but NaN where a code is worth NaN: a product of the codes then shows it."""
+        if not self.stored.is_floating_point():
+            return self.stored
+        return torch.where(self.decode.isnan(), torch.nan, self.stored)
+
+    @property
     def outer(self) -> Tensor | None:
         """What a value is multiplied by after decode, if anything."""
         return None if self.folded else self.tensor_scale

@@ -54,8 +54,8 @@ def _history(model: nn.Module) -> Tensor:
     found: Tensor = model.get_buffer(BUFFER)
     if found.dtype != torch.float32:
         before = state.HISTORIES.get(model)
-        same = before is not None and torch.equal(before.to(found), found)
-        found = before.to(found.device) if same else found.float()
+        rounded = before is not None and torch.equal(before.to(found), found)
+        found = before.to(found.device) if before is not None and rounded else found.float()
         modules.buffers_of(model)[BUFFER] = found
     state.HISTORIES[model] = found
     return found
@@ -64,7 +64,7 @@ def _history(model: nn.Module) -> Tensor:
 def _now(model: nn.Module) -> tuple[int, int]:
     """Return what changes when an optimizer steps, or parameters are written by hand."""
     first = next(model.parameters(), None)
-    return state.OPTIMIZER_STEPS["taken"], modules.version_of(first) if first is not None else 0
+    return state.OPTIMIZER_STEPS["taken"], modules.version(first) if first is not None else 0
 
 
 def history_of(model: nn.Module) -> Tensor | None:

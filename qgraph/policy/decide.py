@@ -120,7 +120,8 @@ def check_globs(policy: Policy, modules: Iterable[str]) -> None:
     Of the names that heads and embeddings usually have, any may be missing.
     """
     known, usual = tuple(modules), {*EMBEDDINGS, *GROUPS["head"]}
-    for rule in (*policy.rules, *policy.schedule):
+    entries: tuple[Rule | Switch, ...] = (*policy.rules, *policy.schedule)
+    for rule in entries:
         for glob in rule.match.modules or ():
             if glob not in usual and not any(names_module(glob, name) for name in known):
                 close = difflib.get_close_matches(glob, known, n=1, cutoff=0.5)

@@ -55,7 +55,7 @@ def test_the_fast_codes_are_those_of_the_definition(text: str, kind: str) -> Non
     fmt = parse_format(text)
     for x in (DATA[kind], DATA[kind].mT, DATA[kind][:, ::3], DATA[kind].bfloat16()):
         for axis in (-1, -2):
-            codes, scales, whole = numerics.quantize(x, fmt, axis)
+            codes, scales, whole = numerics.quantize(x, fmt, axis, visible=True)
             work = Quantize(format=fmt, wanted="codes", dtype=x.dtype)
             assert choose(work, at_hand("cpu")).kernel.name == "cpu codes"
             fast = codes_of_matrix(x, fmt, axis)

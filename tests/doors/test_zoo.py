@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import qgraph
 from qgraph.passes import Report
 from tests.cases import mostly_full
-from tests.doors.zoo import ZOO, Entry
+from tests.doors.zoo import ZOO, Entry, make_entry
 from tests.doors.zoo_steps import Step, plain_step, take_steps
 from tests.doors.zoo_table import row
 
@@ -37,6 +38,21 @@ def test_a_step_is_quantized_and_accounted_for(
         assert any(not torch.equal(step.gradients[name], g) for name, g in gradients)
         reports[recipe] = check_report(step)
     assert row(entry, reports) in README, "print the table again: python -m tests.doors.zoo_table"
+
+
+@pytest.mark.parametrize("entry", mostly_full(ZOO, TELLING, lambda entry: entry.name))
+def test_no_product_runs_outside_of_graphs(entry: Entry) -> None:
+    torch._dynamo.reset()
+    model, inputs = make_entry(entry)
+    qgraph.compile(model, "mxfp8", codegen=False, strict=True)
+    for training in (True, False):
+        model.train(training)
+        with torch.set_grad_enabled(training):
+            model(**inputs)
+    report = qgraph.coverage(model)
+    assert not report.elsewhere
+    assert not report.unaudited
+    assert report.quantized
 
 
 def check_report(step: Step) -> Report:

@@ -148,7 +148,11 @@ def eight_bit_codes() -> Iterator[Found]:
         fmt, narrow = parse_format(text), kind in ("randn", "nan", "denormal")
         for dtype in (torch.float32, torch.bfloat16)[: 1 + narrow]:
             y = x.to(dtype)
-            want = [part for axis in (-1, -2) for part in numerics.quantize(y, fmt, axis)[:2]]
+            want = [
+                part
+                for axis in (-1, -2)
+                for part in numerics.quantize(y, fmt, axis, visible=True)[:2]
+            ]
             for row, column in ((True, True), (False, True))[: 1 + narrow]:
                 made = codes_on_gpu(y.to(DEVICE), fmt, row=row, column=column)
                 for i, part in enumerate(("codes", "scales") * 2):

@@ -15,9 +15,8 @@ from qgraph.compat.fake import FakeTensorMode
 from qgraph.doors.aot import Capture, capture
 from qgraph.models.examples import example_inputs
 from qgraph.ops import DEVICES, at_hand, choose, find_device, machine_of
-from qgraph.passes import Plan, Site, find_sites, multiply_of, plan_sites
+from qgraph.passes import Plan, Site, find_sites, multiply_of, plan_sites, quantizes_attention
 from qgraph.passes.graph.places import Layer
-from qgraph.passes.model.attention import quantizes_attention
 from qgraph.policy import Policy, load_policy, load_policy_text
 from qgraph.policy.file.load import RECIPES
 from qgraph.predict.offline.retarget import move_to_gpu

@@ -48,7 +48,7 @@ def codes_of_matrix(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Ten
     values = CPU_STEPS.round(x.float(), fmt, found, axis, NEAREST, None, True)
     codes = values.to(dtype).view(torch.uint8)
     codes = codes.mT.contiguous() if axis % 2 == 0 else codes
-    return codes, found.stored.squeeze(-1).squeeze(-2).contiguous()
+    return codes, found.visible.squeeze(-1).squeeze(-2).contiguous()
 
 
 def _int8_codes(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:
