@@ -52,11 +52,11 @@ class Cast:
                 self.values.detach().copy_(self.stored)
             self._note()
 
-    def keep(self) -> None:
-        """Store the cast, if it was written to."""
+    def keep(self, *, written: bool) -> None:
+        """Store the cast, if it was `written` to, known or counted."""
         if self.values.shape != self._shape:
             self.stored.data = self.values.detach().to(self.stored.dtype)
-        elif modules.version(self.values) != self._version:
+        elif written or modules.version(self.values) != self._version:
             with torch.no_grad():
                 self.stored.copy_(self.values)
         self._note()
@@ -118,13 +118,14 @@ class Wide(Tensor):
                 return function(first._cast.stored, *_plain(args[1:]), **given)
         views = list(_views([*args, *given.values()]))
         casts = list(dict.fromkeys(view._cast for view in views))
+        written = _written(function, args, given)
         for cast in casts:
-            cast.refresh(anew=_writes(function, given))
+            cast.refresh(anew=cast in written)
         if function == _TENSOR.data.__get__:
             function = Tensor.detach  # the same, and what is written there is counted
         result = function(*_plain(args), **_plain(given))
         for cast in casts:
-            cast.keep()
+            cast.keep(written=cast in written)
         if function in (Tensor.numpy, Tensor.__array__):
             result.flags.writeable = False  # nobody would see what is written there
         # An edit in place gives what was edited.
@@ -206,12 +207,11 @@ def _views(values: Sequence[Any]) -> Iterator[Wide]:
             yield from _views(value)
 
 
-def _writes(function: _Function, given: Mapping[str, Any]) -> bool:
-    """Whether a function writes into its arguments, by how torch names those that do."""
+def _written(function: _Function, args: Sequence[Any], given: Mapping[str, Any]) -> set[Cast]:
+    """Return the casts that a function writes into, by how torch names those that do."""
     name = getattr(function, "__name__", "")
     own = name.startswith("__")
-    return (
-        "out" in given
-        or name == "__setitem__"
-        or (name.startswith("__i") if own else name.endswith("_"))
-    )
+    targets = [given["out"]] if "out" in given else []
+    if name == "__setitem__" or (name.startswith("__i") if own else name.endswith("_")):
+        targets += args[:1]
+    return {view._cast for view in _views(targets)}

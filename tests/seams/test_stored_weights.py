@@ -72,6 +72,11 @@ def _reset(layer: nn.Linear) -> None:
     layer.reset_parameters()
 
 
+def _in_inference_mode(layer: nn.Linear) -> None:
+    with torch.inference_mode():
+        layer.weight.add_(0.25)
+
+
 def _swapped(layer: nn.Linear) -> None:
     held = layer.weight  # read before an edit of the same weight, and used after
     layer.weight.data.mul_(2)
@@ -88,6 +93,7 @@ EDITS: dict[str, Callable[[nn.Linear], object]] = {
     "data =": _data,
     "+=": _augmented,
     "out=": _add_out,
+    "in inference mode": _in_inference_mode,
     "held over an edit": _swapped,
     "nn.init.constant_": lambda m: nn.init.constant_(m.weight, 0.2),
     "nn.init.kaiming_uniform_": lambda m: (torch.manual_seed(3), nn.init.kaiming_uniform_(m.weight)),
@@ -133,6 +139,16 @@ def test_what_belongs_to_a_parameter_is_the_stored_ones() -> None:
         "first.bias",
         "second.bias",
     }
+
+
+def test_what_only_reads_a_weight_writes_nothing() -> None:
+    model = layercast()
+    stored = dict(model.named_parameters())["first.weight"]
+    before = stored._version
+    torch.zeros(6, 8).add_(model.first.weight)
+    torch.mul(model.first.weight.detach(), 2, out=torch.empty(6, 8))
+    model.first.weight.detach().sum().item()
+    assert stored._version == before
 
 
 def test_what_would_be_lost_is_refused() -> None:
