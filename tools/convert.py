@@ -37,8 +37,8 @@ def convert(
 
     OUT holds the weights and config as save_pretrained writes them, policy.yaml, graph_before.txt,
     graph_after.txt and report.json. Without --out nothing is written. The JSON's keys are those of
-    report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, lookups,
-    unused_rules, products.
+    report.json: inputs, policy, fingerprint, lowering, graphs, totals, not_captured, elsewhere,
+    unaudited, lookups, unused_rules, products.
     """
     check_style(table, json=as_json)
     chosen = load_policy(policy)  # before torch is loaded: a wrong policy is told at once

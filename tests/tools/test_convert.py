@@ -98,8 +98,7 @@ def test_json_is_the_report_and_nothing_else() -> None:
     report = json.loads(result.out)
     assert set(report) == {
         "inputs", "policy", "fingerprint", "lowering", "graphs", "totals", "not_captured", "lookups",
-        "functions",
-        "unused_rules", "products", "saved", "saved_bytes",
+        "functions", "elsewhere", "unaudited", "unused_rules", "products", "saved", "saved_bytes",
     }  # fmt: skip
     assert report["inputs"] == {"input_ids": [2, 16], "labels": [2, 16]}
 
