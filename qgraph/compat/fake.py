@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +14,10 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    log,
 )
 
-__all__ = ["FakeTensor", "FakeTensorMode", "NeedsNumbers", "as_cpu", "mode_of", "new_mode"]
+__all__ = ["FakeTensor", "FakeTensorMode", "NeedsNumbers", "as_cpu", "log", "mode_of", "new_mode"]
 
 # What is raised where the values of tensors decide.
 NeedsNumbers = (DataDependentOutputException, DynamicOutputShapeException)
@@ -34,3 +38,17 @@ def as_cpu(mode: FakeTensorMode, value: Tensor) -> Tensor:
     """Return a tensor of `mode` that looks as `value` would on a CPU; numbers are neither read nor kept."""
     meta = value if value.is_meta else value.to("meta")
     return FakeTensor(mode, meta, torch.device("cpu"))
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Give a context in which torch does not print the traceback of an op that raises on shapes alone.
+
+    What it raises says as much.
+    """
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -96,6 +96,7 @@ NAMES: tuple[Name, ...] = (
         "torch._subclasses.fake_tensor",
         ("making inputs of a model without weights", "FakeTensor.fake_mode"),
         ("making a model without weights", "FakeTensorMode(allow_non_fake_inputs)"),
+        ("one message and no traceback", "log.level", "log.setLevel"),
         (
             "saying that a model needs numbers",
             "DataDependentOutputException",

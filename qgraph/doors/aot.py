@@ -93,7 +93,7 @@ def _capture(
     policy: Policy | None,
     see: Callable[[], Outline],
 ) -> Capture:
-    with _without_cache(model):
+    with _without_cache(model), fake.without_log():
         module = _capture_module(model, dict(inputs))
         outline = see()  # after the first call, which may add to the model
         chosen = load_policy("high") if policy is None else policy

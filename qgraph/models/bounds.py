@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from qgraph.errors import ModelError
 
 MOST_PARTS = 10_000  # layers, blocks or experts that one number of a config may ask for
-MOST_TENSORS = 1_000_000
+MOST_TENSORS = 100_000
 MOST_ELEMENTS = 10**14
 # A config class may make a list as long as this number before any model is built.
-_PARTS = re.compile(r"(layers?|blocks?|depths?|stages|experts|repeats)$")
+_PARTS = re.compile(r"(layers?|blocks?|depths?|stages|experts|repeats|groups?|group_num)$")
 
 
 def check_config(name: str, config: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qgraph.compat import fake
 from qgraph.errors import ModelError
 from qgraph.models.tasks import tasks_of, text_config
 
@@ -30,6 +32,8 @@ _FEATURES = (
 )  # fmt: skip
 SAMPLES = 19200  # of sound, a multiple of the strides that are usual
 FRAMES = 256  # of sound, where the config does not say how many
+MOST = 1 << 30  # elements of an input, where it takes memory
+_OWN = "call qgraph.convert(model, policy, example_inputs) from Python"
 
 
 def example_inputs(model: Any, batch: int, length: int, seed: int = 0) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class _Examples:
         if main not in inputs:
             raise ModelError(
                 f"{type(self.model).__name__} takes {main}, for which there are no example inputs",
-                "call qgraph.convert(model, policy, example_inputs) from Python",
+                _OWN,
             )
         return inputs | dict(self._labels(inputs, generator))
 
@@ -91,12 +95,26 @@ class _Examples:
         vocabulary = int(getattr(text_config(self.config), "vocab_size", 0) or 0)
         if vocabulary < 1:
             raise ModelError(
-                f"{type(self.model).__name__} reads text, and its config says no vocab_size",
-                "call qgraph.convert(model, policy, example_inputs) from Python",
+                f"{type(self.model).__name__} reads text, and its config says no vocab_size", _OWN
             )
         low = min(5, vocabulary - 1)  # clear of padding and other special tokens
-        shape = (self.batch, length or self.length)
+        shape = self._shape(length or self.length)
         return torch.randint(low, vocabulary, shape, generator=generator)
+
+    def _shape(self, *sizes: Any) -> tuple[int, ...]:
+        """Return the shape of an input.
+
+        Raises: ModelError if the config's sizes are none, or too large to be made.
+        """
+        shape = (self.batch, *sizes)
+        real = not isinstance(next(self.model.parameters(), None), fake.FakeTensor)
+        whole = all(isinstance(size, int) and size > 0 for size in shape)
+        if not whole or (real and math.prod(shape) > MOST):
+            raise ModelError(
+                f"{type(self.model).__name__} would take an input of {'x'.join(map(str, shape))}",
+                "give a smaller --batch or --length, or correct the sizes in config.json",
+            )
+        return shape
 
     def _inputs(self, main: str, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
         second = self._beside_text()
@@ -107,7 +125,7 @@ class _Examples:
         name = second or main
         shape = self._images() if name.startswith("pixel_values") else self._sound(name)
         if shape is not None:
-            yield name, torch.randn(self.batch, *shape, generator=generator)
+            yield name, torch.randn(self._shape(*shape), generator=generator)
         if second and "return_loss" in self.takes:
             yield "return_loss", True
 
@@ -126,6 +144,7 @@ class _Examples:
         size = (
             getattr(vision, "image_size", None) or getattr(self.config, "image_size", None) or 224
         )
+        size = [size["height"], size["width"]] if isinstance(size, dict) else size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         image = (getattr(vision, "num_channels", 3), height, width)
         for frames in ("num_frames", "frames_per_clip"):

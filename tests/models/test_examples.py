@@ -13,7 +13,9 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 from qgraph.compat import fake
 from qgraph.errors import ModelError
+from qgraph.models.examples import example_inputs
 from qgraph.models.shapes import Shapes, shapes_of
+from tests.doors.models import make_llama
 
 TEXT = {"input_ids": [2, 16]}
 IMAGE = {"pixel_values": [2, 3, 224, 224]}
@@ -80,6 +82,20 @@ def test_a_class_of_other_inputs_is_told(name: str) -> None:
     with pytest.raises(ModelError, match=MESSAGES[name]) as caught:
         small(name).inputs(2, 16)
     assert "qgraph.convert(model, policy, example_inputs)" in caught.value.fix
+
+
+@pytest.mark.parametrize("size", [10**9, 0, "wide", 2.5])
+def test_an_input_of_a_size_that_is_none_is_told(size: object) -> None:
+    config = transformers.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8])
+    model = transformers.ConvNextForImageClassification(config)
+    vars(model.config)["image_size"] = size or -1
+    with pytest.raises(ModelError, match="would take an input of 2x3x") as caught:
+        example_inputs(model, 2, 16)
+    assert "config.json" in caught.value.fix
+    vars(model.config)["image_size"] = {"height": 32, "width": 64}
+    assert example_inputs(model, 2, 16)["pixel_values"].shape == (2, 3, 32, 64)
+    with pytest.raises(ModelError, match="would take an input of 1000000000000x16"):
+        example_inputs(make_llama(num_hidden_layers=1), 10**12, 16)
 
 
 def every_class() -> Iterator[tuple[str, str]]:
