@@ -54,7 +54,10 @@ CASES = {
     "breaks the graph": (WHOLE, "qgraph.compile"),
     "wants more": (RUNS + "labels must be given.", "inputs of your own"),
     "wants a key": (RUNS + "KeyError 'x'", "inputs of your own"),
-    "wants another size": (RUNS + "mat1 and mat2 shapes cannot be multiplied", "inputs of your own"),
+    "wants another size": (
+        RUNS + "mat1 and mat2 shapes cannot be multiplied",
+        "inputs of your own",
+    ),
 }
 
 

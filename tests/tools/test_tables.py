@@ -11,8 +11,8 @@ import pytest
 
 from qgraph.tools.bench import _print_many
 from qgraph.tools.show.tables import STYLES, draw
-from tests.tools.command import run
-from tests.tools.looked_at import FOUR, convert, save_model
+from tests.tools.command import Result, run
+from tests.tools.looked_at import FOUR, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("module", "count", "share", "operands")
@@ -51,16 +51,24 @@ def test_no_rows_are_a_head_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder with a model, a policy and what converting printed."""
     folder = tmp_path_factory.mktemp("looked")
     (folder / "four.yaml").write_text(FOUR)
-    model = save_model(folder / "model", layers=1)
-    assert convert(model, str(folder / "four.yaml"), folder / "converted").code == 0
-    return folder
+    model, out = save_model(folder / "model", layers=1), folder / "converted"
+    arguments = ("--policy", str(folder / "four.yaml"), "--out", str(out), "--length", "16")
+    return folder, run("convert", str(model), *arguments, "--table", "tsv")
+
+
+def test_converting_prints_the_table_that_inspect_prints(converted: tuple[Path, Result]) -> None:
+    folder, result = converted
+    assert result.code == 0
+    assert result.out == run("inspect", str(folder / "converted"), "--table", "tsv").out
+    for word in ("policy four:", "quantization runs on:", "wrote "):
+        assert word in result.err
 
 
 COMMANDS = {
-    "convert": (("convert", "{0}/model", "--policy", "{0}/four.yaml", "--length", "32"), 1),
     "inspect": (("inspect", "{0}/converted"), 1),
     "inspect --sites": (("inspect", "{0}/converted", "--sites"), 1),
     "cost": (("cost", "{0}/model", "--policy", "{0}/four.yaml", "--length", "32"), 3),
@@ -69,9 +77,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_prints_its_tables_alone(name: str, place: Path) -> None:
+def test_a_command_prints_its_tables_alone(name: str, converted: tuple[Path, Result]) -> None:
     command, count = COMMANDS[name]
-    arguments = [part.format(place) for part in command]
+    arguments = [part.format(converted[0]) for part in command]
     plain = run(*arguments)
     tsv = run(*arguments, "--table", "tsv")
     assert (plain.code, tsv.code) == (0, 0), tsv.err
@@ -90,7 +98,7 @@ def test_a_command_prints_its_tables_alone(name: str, place: Path) -> None:
         line for line in plain.out.splitlines() if line.startswith(("warning", "policy", "assumed"))
     ]
     assert all(word in words for line in rest for word in line.split())
-    assert bool(rest) == (name != "recipes" and not name.startswith("inspect"))
+    assert bool(rest) == (name == "cost")
 
 
 def _words(text: str) -> set[str]:
