@@ -94,13 +94,15 @@ def _product(
     stored = [weights.stored_below(source) for source in sources]
     sequence = meta.sequence(node)
     left, right = map(value_of, sources)
-    pair = forward.get(sequence)
+    # Without a backward, as in evaluation, products may all have one number.
+    backward = _is_backward(node, late)
+    pair = forward.get(sequence) if backward else None
     made = [weights.made_below(node, source) for source in sources]
     # A weight as it is stored comes first: pairs with one are of an input made of parameters.
     use_made = pair.computed if pair else not any(stored) and sum(map(bool, made)) == 1
     makes = pair.makes if pair else node in weights.makers
     shown: list[Node | None] = [None, None] if makes else made if use_made else stored
-    if not _is_backward(node, late):
+    if not backward:
         role = "fprop"
         # The experts' weights may be put together on the way; their place says what they are.
         kinds = ("input", "weight") if is_grouped(node) else _forward_kinds([*map(bool, shown)])

@@ -11,7 +11,7 @@ from torch._dynamo import config, trace_rules
 from torch._dynamo.external_utils import wrap_inline
 from torch._dynamo.functional_export import _dynamo_graph_capture_for_export
 from torch._dynamo.guards import GuardBuilder, install_guard
-from torch._dynamo.source import NNModuleSource
+from torch._dynamo.source import LocalSource, NNModuleSource
 from torch._dynamo.utils import counters
 from torch._guards import CompileContext
 from torch.fx import GraphModule, Node
@@ -20,6 +20,7 @@ from qgraph.compat.table import is_there
 
 _SETTING = "torch._dynamo.config.recompile_limit"
 _SOURCE = "_dynamo_source"  # of a placeholder
+_HOLDERS = ("_modules", "_parameters", "_buffers")
 _ROOT = "_export_root."  # what a captured module puts before the names of parameters
 
 
@@ -103,6 +104,19 @@ def holds_parameter(node: Node) -> bool:
             return True
         source = getattr(source, "base", None)
     return False
+
+
+def path_from_self(node: Node) -> str:
+    """Return where an input lies in the module whose code is compiled: `inner.weight`; "" if not in it."""
+    parts: list[str] = []
+    source = getattr(node, _SOURCE, None)
+    while source is not None and not isinstance(source, LocalSource):
+        part = getattr(source, "index", None) or getattr(source, "member", None)
+        if isinstance(part, str) and part not in _HOLDERS:
+            parts.append(part)
+        source = getattr(source, "base", None)
+    inside = isinstance(source, LocalSource) and source.local_name == "self"
+    return ".".join(reversed(parts)) if inside else ""
 
 
 def enters(function: Callable[..., Any]) -> bool:

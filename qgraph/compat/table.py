@@ -77,6 +77,8 @@ NAMES: tuple[Name, ...] = (
             "guards.install_guard",
             "output_graph[_dynamo_source]",
             "source.AttrSource.member",
+            "source.DictGetItemSource.index",
+            "source.LocalSource.local_name",
             "source.NNModuleSource",
         ),
         ("knowing modules of torch's own", "trace_rules.check"),
@@ -239,6 +241,7 @@ NAMES: tuple[Name, ...] = (
         "torch",
         ("a limit for each model", "compile(recompile_limit)"),
         ("weights that are no Parameter", "nn.Module._parameters"),
+        ("which module's code is compiled", "nn.Module._buffers", "nn.Module._modules"),
     ),
     *names_in(
         "watching",

@@ -39,6 +39,7 @@ class Audit:
         self._ran: Counter[int] = Counter()  # graphs, in the call that is under way
         self._recorder: watching.Recording | None = None
         self.inside = False  # whether a call of the model is under way
+        self.bypasses = False  # and goes around Dynamo
         self._normal: dict[Hashable, Counter[int]] = {}  # what ran, by the kind of call
         self._left: dict[Hashable, int] = {}  # kinds of calls that are yet watched, by mode
         self._again: set[Hashable] = set()  # modes whose next call is watched
@@ -92,10 +93,11 @@ class Audit:
                         "nothing is compiled",
                         "call the model outside of it",
                     )
+                    self.bypasses = True
                     return plain(*args, **kwargs)
                 return self._call(call, args, kwargs)
             finally:
-                self.inside = False
+                self.inside = self.bypasses = False
 
         return watching.entered(held)
 

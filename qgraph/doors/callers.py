@@ -54,12 +54,18 @@ class Callers:
         chain = [
             kind for frame in reversed(frames) for kind, span in code.items() if frame.within(span)
         ]
-        if not chain:
-            return []
         paths = dict(model.named_modules())
-        inner = [p for p, m in paths.items() if type(m) is chain[-1] and _below(p, chain, paths)]
-        fitting = [path for path in inner if _holds(paths[path], shapes)]
-        return fitting or inner
+        # A user's module of one of these classes may be around the model: what is outermost is dropped.
+        for first in range(len(chain)):
+            inner = [
+                p
+                for p, m in paths.items()
+                if type(m) is chain[-1] and _below(p, chain[first:], paths)
+            ]
+            if inner:
+                fitting = [path for path in inner if _holds(paths[path], shapes)]
+                return fitting or inner
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)

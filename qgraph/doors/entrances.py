@@ -23,18 +23,23 @@ _Compile = Callable[[_Call, str], _Call]  # of a part's call, and its path
 
 
 class Part:
-    """What runs when a part of a compiled model is called: in a call of the model, the part itself."""
+    """What runs when a part of a compiled model is called, and not from within a graph.
+
+    In a call of the model the part itself, which Dynamo follows, but for modules of torch's own.
+    """
 
     def __init__(self, module: nn.Module, path: str, audit: Audit, compile_call: _Compile) -> None:
         self._plain, self._path = modules.plain_call(module), path
         self._audit, self._compile = audit, compile_call
+        self._is_followed = dynamo.enters(type(module).forward)
         self._compiled: _Call | None = None
 
     @watching.passed
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the part."""
-        alone = not self._audit.inside and not watching.traced()
-        return (self._alone() if alone else self._plain)(*args, **kwargs)
+        inside = self._audit.inside and (self._is_followed or self._audit.bypasses)
+        plain = inside or watching.traced()
+        return (self._plain if plain else self._alone())(*args, **kwargs)
 
     @watching.entered
     def _alone(self) -> _Call:

@@ -87,6 +87,16 @@ class Outline:
         known = {id(buffer) for buffer in model.buffers()} if model is not None else set()
         return frozenset(i for i, value in enumerate(inputs) if id(value) in known)
 
+    def module_of(self, paths: Iterable[str], inputs: Iterable[object]) -> str:
+        """Return the path of the module whose code has `inputs`, at `paths` from it; "" if none tells."""
+        model = self.owner()
+        names = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
+        for path, value in zip(paths, inputs, strict=True):
+            name = names.get(id(value), "")
+            if path and f".{name}".endswith(f".{path}"):
+                return name.removesuffix(path).removesuffix(".")
+        return ""
+
     def seen(self, inputs: Iterable[object]) -> set[str]:
         """Return the names of the weights among `inputs`.
 

@@ -93,7 +93,7 @@ def make_backend(
             ),
             buffers=outline.buffers(inputs) if outline is not None else frozenset(),
             outline=outline,
-            part=part,
+            part=part or _compiled_module(module, inputs, outline),
             frame=frame,
             target=target,
             processes=meshes.see(inputs, outline.owner() if outline else None),
@@ -127,6 +127,11 @@ def _parameters(module: GraphModule, inputs: Sequence[Any]) -> frozenset[int]:
         for i, (node, value) in enumerate(zip(places, inputs, strict=True))
         if isinstance(value, nn.Parameter) or dynamo.holds_parameter(node)
     )
+
+
+def _compiled_module(module: GraphModule, inputs: Sequence[Any], outline: Outline | None) -> str:
+    places = module.graph.find_nodes(op="placeholder")
+    return outline.module_of(map(dynamo.path_from_self, places), inputs) if outline else ""
 
 
 def _as_it_is(call: Callable[..., Any]) -> Callable[..., Any]:
