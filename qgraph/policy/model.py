@@ -77,7 +77,9 @@ class Policy:
         yield from (rule.stored for rule in self.stash)
         yield from self.optimizer.states.values() if self.optimizer else ()
         if self.parameters is not None:
-            yield self.parameters.master or Stored(rounding=parse_rounding(self.parameters.rounding))
+            yield self.parameters.master or Stored(
+                rounding=parse_rounding(self.parameters.rounding)
+            )
 
     @property
     def history_length(self) -> int:

@@ -66,7 +66,9 @@ def main(
     )
     unknown = [mutant for mutant in missed if mutant.id not in reasons]
     if unknown:
-        sys.exit(f"{len(unknown)} pass every test: add a test, or say in {SAME.name} why it changes nothing")
+        sys.exit(
+            f"{len(unknown)} pass every test: add a test, or say in {SAME.name} why it changes nothing"
+        )
 
 
 def _try_each(
@@ -124,7 +126,9 @@ def _word(ended: Ended, said: str, plan: Sequence[tuple[str, list[str]]]) -> str
         return f"MISSED by {count} tests of {len({file for file, _ in plan})} files"
     if said:
         return f"caught by {said}"
-    return "caught: it ends the process, or hangs" if ended.status is None else "caught: nothing runs"
+    return (
+        "caught: it ends the process, or hangs" if ended.status is None else "caught: nothing runs"
+    )
 
 
 class _Some:

@@ -21,11 +21,20 @@ import pytest
 
 from tests.house import ROOT
 
-_TREE = ("qgraph", "passes", "tools", "tests", "pyproject.toml", "Makefile", "README.md", ".gitignore")
+_TREE = (
+    "qgraph",
+    "passes",
+    "tools",
+    "tests",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    ".gitignore",
+)
 _SLOW = (
-    "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "torch.distributed", "transformers",
-    "transformers.models.llama.modeling_llama", "transformers.trainer", "accelerate", "hypothesis",
-    "gfloat", "ml_dtypes", "matplotlib.pyplot", "scipy.optimize", "pydantic", "yaml", "typer", "rich",
+    "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "torch.distributed",
+    "transformers", "transformers.models.llama.modeling_llama", "transformers.trainer", "accelerate",
+    "hypothesis", "gfloat", "ml_dtypes", "matplotlib.pyplot", "scipy.optimize", "pydantic", "yaml", "typer", "rich",
     "safetensors.torch", "xdist",
 )  # fmt: skip
 DRAW = "mutants"  # which of the tests marked full are tried
@@ -60,7 +69,7 @@ def warm_up() -> None:
 
 
 def fork(tree: Path, work: Callable[[], int], cpu: float) -> Ended:
-    """Run `work` in a fork that lives in `tree`, for so many seconds of CPU, ten times as many by the clock."""
+    """Run `work` in a fork that lives in `tree`, for `cpu` seconds, ten times as many by the clock."""
     sys.stdout.flush()
     start = time.monotonic()
     child = os.fork()
@@ -112,5 +121,6 @@ def _enter(tree: Path, cpu: float) -> None:
 
 def run_tests(arguments: Sequence[str], plugin: object, tree: Path) -> int:
     """Run pytest in a fork; return its exit status."""
-    options = ["--draw", DRAW, "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tree.parent / 'tmp'}"]
-    return int(pytest.main([*options, "--rootdir", str(tree), *arguments], plugins=[plugin]))
+    place = [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}"]
+    options = ["--draw", DRAW, "-p", "no:cacheprovider", "-p", "no:xdist", *place]
+    return int(pytest.main([*options, *arguments], plugins=[plugin]))

@@ -32,7 +32,7 @@ _LEFT_OUT = (
     "tests/training/test_reproduce.py",
 )  # fmt: skip
 _SHORT = 5.0  # seconds of a file of tests that is run whole
-_TELLS = '''
+_TELLS = """
 import os, sys
 _test, _, _phase = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
 now = _test if _phase == "(call)" else _test.partition("::")[0]
@@ -43,7 +43,7 @@ def reached(name):
     if said not in _seen:
         _seen.add(said)
         _out.write(f"{said}\\n")
-'''
+"""
 
 
 @dataclass(kw_only=True)
@@ -65,14 +65,19 @@ class Reached:
         told = dict(_functions(ast.parse((ROOT / mutant.file).read_text())))
         if mutant.where in told:
             return {*self.tests.get(f"{mutant.file}:{mutant.where}", ())}
-        every = [f"{mutant.file}:{name}" for name in told]  # outside of functions: those of the file
+        every = [
+            f"{mutant.file}:{name}" for name in told
+        ]  # outside of functions: those of the file
         return {test for name in every for test in self.tests.get(name, ())}
 
 
 def find_reached(folder: Path, again: bool) -> Reached:
     """Return what tests reach, as it was kept, after running the files of tests that are new."""
     known = Reached(**json.loads(KEPT.read_text())) if KEPT.exists() and not again else Reached()
-    files = {str(path.relative_to(ROOT)): _hash(path) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    files = {
+        str(path.relative_to(ROOT)): _hash(path)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+    }
     files = {name: found for name, found in files.items() if not name.startswith(_LEFT_OUT)}
     todo = [name for name, found in files.items() if known.read.get(name) != found]
     _forget(known, {*todo, *(known.read.keys() - files.keys())})
@@ -128,7 +133,9 @@ def _run(name: str, tree: Path, known: Reached) -> float:
                 found[function].add(test or name)
     for function, tests in found.items():
         kept = {test for test in tests if test in known.seconds or test == name}
-        known.tests[function] = sorted({*known.tests.get(function, ())} | ({name} if name in kept else kept))
+        known.tests[function] = sorted(
+            {*known.tests.get(function, ())} | ({name} if name in kept else kept)
+        )
     return ended.seconds
 
 
@@ -194,7 +201,9 @@ def telling(file: str, text: str) -> str:
 def _functions(node: ast.AST, above: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield the functions and their names, but Triton's, whose source Triton reads."""
     for child in ast.iter_child_nodes(node):
-        name = f"{above}.{child.name}".lstrip(".") if isinstance(child, (ast.ClassDef, ast.FunctionDef)) else above
+        name = above
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef)):
+            name = f"{above}.{child.name}".lstrip(".")
         if isinstance(child, ast.FunctionDef):
             if any(ast.unparse(one).startswith("jit") for one in child.decorator_list):
                 continue

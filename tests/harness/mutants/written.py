@@ -42,7 +42,9 @@ def written() -> list[Mutant]:
     for file, what, old, new in _WRITTEN:
         text = (ROOT / file).read_text()
         assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times, not once"
-        tests = "tests/ops/test_gpu_kernels.py" if "/gpu/" in file else "tests/ops/test_cpu_kernels.py"
+        tests = (
+            "tests/ops/test_gpu_kernels.py" if "/gpu/" in file else "tests/ops/test_cpu_kernels.py"
+        )
         line = text[: text.index(old)].count("\n") + 1
         found.append(
             Mutant(
