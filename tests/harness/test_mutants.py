@@ -1,4 +1,4 @@
-"""The mutants' harness: what is drawn, that it stays drawn, and that a caught mutant is told from a missed one."""
+"""The mutants' harness: what is drawn, that it stays drawn, and what became of a mutant."""
 
 from __future__ import annotations
 
@@ -102,19 +102,23 @@ def test_every_mutant_that_is_said_to_change_nothing_is_one() -> None:
     assert all(len(one["why"]) > 20 for one in said)
 
 
-def test_functions_tell_of_their_calls(tmp_path: Path) -> None:
+def test_functions_tell_of_their_calls() -> None:
     found = telling("f.py", f'"""Of two."""\nfrom __future__ import annotations\n{TOY}')
     assert found.index("annotations") < found.index("qgraph.told") < found.index("def top")
+    assert '    """The larger."""\n    _reached("f.py:top")\n    if a' in found.replace("'", '"')
+    assert "    _reached('f.py:count')\n    while" in found
     assert (
-        found.index('"""The larger."""') < found.index("_reached('f.py:top')") < found.index("if a")
-    )
+        telling("f.py", SOURCE.replace("def __repr__", "def show")).count("told") == 1
+    )  # a line of its own
 
 
 def test_tests_that_reach_a_place_are_run_first() -> None:
     mutant = replace(every()[0], file="passes/work.py", where="quantize_of", tests="")
     place, mirror = "passes/work.py:quantize_of", "tests/passes/test_a.py"
     known = Reached(
-        seconds={f"{mirror}::one": 3.0, "tests/test_b.py::two": 1.0, "tests/test_b.py::six": 9.0, "c.py::no": 0.0},
+        seconds={
+            f"{mirror}::one": 3.0, "tests/test_b.py::two": 1.0, "tests/test_b.py::six": 9.0, "c.py::no": 0.0,
+        },
         tests={place: [f"{mirror}::one", "tests/test_b.py::two"]},
     )  # fmt: skip
     whole = [(mirror, [f"{mirror}::one"]), ("tests/test_b.py", ["tests/test_b.py::two"])]

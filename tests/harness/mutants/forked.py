@@ -34,8 +34,8 @@ _TREE = (
 _SLOW = (
     "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "torch.distributed",
     "transformers", "transformers.models.llama.modeling_llama", "transformers.trainer", "accelerate",
-    "hypothesis", "gfloat", "ml_dtypes", "matplotlib.pyplot", "scipy.optimize", "pydantic", "yaml", "typer", "rich",
-    "safetensors.torch", "xdist",
+    "safetensors.torch", "hypothesis", "gfloat", "ml_dtypes", "matplotlib.pyplot", "scipy.optimize",
+    "pydantic", "yaml", "typer", "rich", "xdist",
 )  # fmt: skip
 DRAW = "mutants"  # which of the tests marked full are tried
 

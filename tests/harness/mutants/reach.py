@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,8 +144,15 @@ class _Recorder:
 
     def __init__(self, name: str, out: Path) -> None:
         self.name, self.out = name, out
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        start = sum(os.times()[:4])  # of CPU, its processes' too: the clock counts what others do
+        done = yield
+        self.seconds[item.nodeid] = sum(os.times()[:4]) - start
+        return done
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -160,7 +167,6 @@ class _Recorder:
         self._now(self.name)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration  # type: ignore[assignment]
         if report.outcome != "passed":
             self.failed.add(report.nodeid)
 
@@ -187,15 +193,23 @@ def _tell(tree: Path) -> None:
 def telling(file: str, text: str) -> str:
     """Return the source of a file whose functions say their names when they are called."""
     tree = ast.parse(text)
-    functions = list(_functions(tree))
-    for name, node in functions:
-        at = 1 if ast.get_docstring(node) is not None else 0
-        node.body[at:at] = ast.parse(f"_reached({file + ':' + name!r})").body
-    if functions:
-        after = [isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body]
-        at = after.index(True) + 1 if True in after else int(ast.get_docstring(tree) is not None)
-        tree.body[at:at] = ast.parse("from qgraph.told import reached as _reached").body
-    return ast.unparse(ast.fix_missing_locations(tree))
+    added = {}
+    for name, node in _functions(tree):
+        first = node.body[ast.get_docstring(node) is not None :] or node.body
+        line = min(one.lineno for one in (first[0], *getattr(first[0], "decorator_list", ())))
+        if line > node.lineno:
+            added[line] = f"{' ' * first[0].col_offset}_reached({file + ':' + name!r})\n"
+    if added:
+        after = [n.end_lineno or 0 for n in tree.body if _comes_first(n)]
+        added[max(after, default=0) + 1] = "from qgraph.told import reached as _reached\n"
+    lines = text.splitlines(keepends=True)
+    return "".join(added.get(number, "") + line for number, line in enumerate(lines, 1))
+
+
+def _comes_first(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def _functions(node: ast.AST, above: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
