@@ -123,7 +123,7 @@ def test_tests_that_reach_a_place_are_run_first() -> None:
     )  # fmt: skip
     whole = [(mirror, [f"{mirror}::one"]), ("tests/test_b.py", ["tests/test_b.py::two"])]
     assert plan_of(mutant, known, 10) == whole
-    assert plan_of(mutant, known, 18) == [*whole, ("tests/test_b.py", ["tests/test_b.py::six"])]
+    assert plan_of(mutant, known, 27) == [*whole, ("tests/test_b.py", ["tests/test_b.py::six"])]
     assert plan_of(mutant, known, 2) == whole[1:]
 
 

@@ -114,7 +114,6 @@ def _enter(tree: Path, cpu: float) -> None:
     os.chdir(tree)
     os.environ.update(
         PYTHONPATH=str(tree),
-        QGRAPH_CACHE_DIR=str(tree.parent / "kernels"),
         TORCHINDUCTOR_CACHE_DIR=str(tree.parent / "inductor"),
     )
 

@@ -9,9 +9,10 @@ import ast
 import hashlib
 import json
 import os
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -228,9 +229,9 @@ def _functions(node: ast.AST, above: str = "") -> Iterator[tuple[str, ast.Functi
 def plan_of(mutant: Mutant, known: Reached, most: float) -> list[tuple[str, list[str]]]:
     """Return files of tests, each with the ids of those to run, one after another.
 
-    Tests that reach the place come first, those of the folder that mirrors the mutant's before others,
-    cheap ones first; up to `most` seconds. Then the other tests of the same files, up to half of that:
-    what one test has computed and kept may be looked at by the next.
+    Tests that reach the place come first; of these the files that are named after it, then those of the
+    folder that mirrors the mutant's, then cheap ones; up to `most` seconds. Then the other tests of the
+    same files, up to a third of that: what one test has computed and kept, the next may look at.
     """
     reaching = known.of(mutant)
     every = defaultdict(list)
@@ -243,23 +244,32 @@ def plan_of(mutant: Mutant, known: Reached, most: float) -> list[tuple[str, list
         first[file] = [test for test in every[file] if whole or test in reaching]
         rest[file] = [test for test in every[file] if test not in {*first[file]}]
     mirror = "tests/" + mutant.file.removeprefix("qgraph/").partition("/")[0] + "/"
+    names = _words(mutant.file) | _words(mutant.where)
+
+    def rank(file: str, tests: list[str]) -> tuple[int, bool, float, str]:
+        cost = sum(known.seconds[test] for test in tests)
+        return -len(names & _words(Path(file).stem)), not file.startswith(mirror), cost, file
+
     return [
-        *_cheapest(first, known.seconds, mirror, most),
-        *_cheapest(rest, known.seconds, mirror, most / 2),
+        step
+        for part, room in ((first, most), (rest, most / 3))
+        for step in _cheapest(sorted(part.items(), key=lambda one: rank(*one)), known, room)
     ]
 
 
-def _cheapest(
-    tests: Mapping[str, list[str]], seconds: Mapping[str, float], mirror: str, most: float
-) -> Iterator[tuple[str, list[str]]]:
-    def rank(file: str) -> tuple[bool, float, str]:
-        return not file.startswith(mirror), sum(seconds[test] for test in tests[file]), file
+def _words(name: str) -> set[str]:
+    """Return the words of a name, without endings: `insert_gradients.py` and `gradient` share one."""
+    return {word.rstrip("s") for word in re.findall("[a-z0-9]+", name.lower())} - {"test", "py"}
 
-    for file in sorted(tests, key=rank):
+
+def _cheapest(
+    files: Iterable[tuple[str, list[str]]], known: Reached, most: float
+) -> Iterator[tuple[str, list[str]]]:
+    for file, tests in files:
         some = []
-        for test in sorted(tests[file], key=lambda name: seconds[name]):
-            if seconds[test] <= most:
-                most -= seconds[test]
+        for test in sorted(tests, key=lambda name: known.seconds[name]):
+            if known.seconds[test] <= most:
+                most -= known.seconds[test]
                 some.append(test)
         if some:
             yield file, some
