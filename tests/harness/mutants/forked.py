@@ -120,6 +120,8 @@ def _enter(tree: Path, cpu: float) -> None:
 
 def run_tests(arguments: Sequence[str], plugin: object, tree: Path) -> int:
     """Run pytest in a fork; return its exit status."""
-    place = [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}"]
-    options = ["--draw", DRAW, "-p", "no:cacheprovider", "-p", "no:xdist", *place]
+    place = [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}", "--draw", DRAW]
+    # The last looks through all of memory for what was left open, again and again.
+    without = [f"no:{name}" for name in ("cacheprovider", "xdist", "unraisableexception")]
+    options = [*place, *(word for name in without for word in ("-p", name))]
     return int(pytest.main([*options, *arguments], plugins=[plugin]))
