@@ -16,7 +16,7 @@ from qgraph.formats import parse_format
 from qgraph.ops import DEVICES, Launch, Quantize, at_hand, choose, find_device, machine_of
 from qgraph.ops.gpu.codes import casts, codes_launches
 from qgraph.ops.gpu.fake_quant import fake_quant_launches
-from qgraph.ops.gpu.pack import NVFP4_FORMATS, pack_launches
+from qgraph.ops.gpu.pack import NVFP4_FORMATS, empty_sides, pack_launches, side_bytes
 from qgraph.ops.gpu.product import product_launch
 from qgraph.predict.offline.launches import compile_launch
 from qgraph.predict.offline.standin import standing_in
@@ -111,6 +111,14 @@ def test_bytes_of_a_pack_by_hand() -> None:
     assert second.grid == (2, 2, 1)
     assert second.moved == read + row + column + 4 * 2 * 8 * 4
     assert second.moved / second.minimum < 1.1
+
+
+@pytest.mark.parametrize("shape", [(256, 128), (21, 72), (1, 16), (129, 65), (64, 320)])
+def test_bytes_of_a_side_are_those_of_its_tensors(shape: tuple[int, int]) -> None:
+    sides = ((NVFP4, False, False, 0), (NVFP4, True, False, 0))
+    found = empty_sides(torch.empty(shape), sides)
+    sizes = [sum(part.nbytes for part in side) for side in (found[:3], found[3:])]
+    assert sizes == [side_bytes(*shape), side_bytes(*reversed(shape))]
 
 
 def test_bytes_of_8_bit_codes_by_hand() -> None:
