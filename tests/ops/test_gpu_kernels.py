@@ -18,6 +18,7 @@ from qgraph.ops.gpu.codes import casts, codes_launches
 from qgraph.ops.gpu.fake_quant import fake_quant_launches
 from qgraph.ops.gpu.pack import NVFP4_FORMATS, empty_sides, pack_launches, side_bytes
 from qgraph.ops.gpu.product import product_launch
+from qgraph.ops.work import Wanted
 from qgraph.predict.offline.launches import compile_launch
 from qgraph.predict.offline.standin import standing_in
 
@@ -152,6 +153,15 @@ def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
         assert chosen.falls_back == (text in left)
         found = "triton" if text in taken else f"reference: no triton kernel takes {text}"
         assert chosen.text == found
+
+
+@pytest.mark.parametrize("text", ["e2m1/1x32/ue8m0-rceil", "e3m2/tensor/fp32", "int8/tensor/fp32"])
+def test_the_gpu_stores_floats_of_8_bits_alone_as_codes(text: str) -> None:
+    machine = machine_of(find_device("h100"))
+    names: dict[Wanted, str] = {"codes": "reference codes", "both": "reference codes, both ways"}
+    for wanted, name in names.items():
+        chosen = choose(Quantize(format=parse_format(text), wanted=wanted), machine)
+        assert chosen.text == f"{name}: no triton kernel for codes of {text}"
 
 
 def test_the_gpu_check_runs_without_a_gpu_and_says_why() -> None:
