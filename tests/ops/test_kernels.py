@@ -208,6 +208,8 @@ def test_the_instructions_of_a_cpu_are_those_its_system_tells() -> None:
         pytest.skip("no x86 on Linux")
     flags = {*text.partition("\nflags")[2].partition("\n")[0].split()}
     found = at_hand("cpu").features
-    assert [("avx2" in found, "avx512_vnni" in found)] == [("avx2" in flags, "avx512_vnni" in flags)]
+    assert [("avx2" in found, "avx512_vnni" in found)] == [
+        ("avx2" in flags, "avx512_vnni" in flags)
+    ]
     assert "sse2" in found  # every one has it
     assert at_hand("cuda").features == frozenset()
