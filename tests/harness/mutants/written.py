@@ -42,13 +42,13 @@ def written() -> list[Mutant]:
     for file, what, old, new in _WRITTEN:
         text = (ROOT / file).read_text()
         assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times, not once"
-        tests = (
-            "tests/ops/test_gpu_kernels.py" if "/gpu/" in file else "tests/ops/test_cpu_kernels.py"
-        )
+        tests = "ops/test_gpu_kernels" if "/gpu/" in file else "ops/test_cpu_kernels"
+        tests = "doors/test_native" if "int8" in what else tests
         line = text[: text.index(old)].count("\n") + 1
         found.append(
             Mutant(
-                file=file, where=what, line=line, kind="written", old=old, new=new, tests=tests,
+                file=file, where=what, line=line, kind="written", old=old, new=new,
+                tests=f"tests/{tests}.py",
                 broken=text.replace(old, new),
             )
         )  # fmt: skip
