@@ -77,7 +77,8 @@ def masks(rules: str) -> list[list[bool]]:
     found = captured(Convolutions(), (2, 16, 12))
     rewrite(found.graph, policy(rules), found.facts)
     backward = torch.ops.aten.convolution_backward.default
-    return sorted(list(node.args[-1]) for node in calls(found.graph, backward))
+    found_masks: list[Any] = [node.args[-1] for node in calls(found.graph, backward)]
+    return sorted([*mask] for mask in found_masks)
 
 
 def test_a_convolution_is_split_where_a_product_is_quantized_and_whole_elsewhere() -> None:
