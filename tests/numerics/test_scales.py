@@ -10,11 +10,12 @@ from torch import Tensor
 from qgraph.formats import E2M1, E4M3, ELEMENTS, Element, FloatFormat, make_scale
 from qgraph.formats import parse_format as read
 from qgraph.formats.rounding import NEAREST
-from qgraph.numerics import fake_quant
+from qgraph.numerics import REFERENCE, Kernels, fake_quant
 from qgraph.numerics.scales import Scales, e8m0_value
 from qgraph.numerics.scales import full_precision as full_precision_scales
 from qgraph.numerics.scales import power_of_two as power_of_two_scales
 from qgraph.numerics.scales import two_level as two_level_scales
+from qgraph.ops.cpu.two_passes import CPU_STEPS
 from tests.numerics.data import PLAIN, every_exponent, kinds, same_bits
 
 FLT_MAX = float(np.finfo(np.float32).max)
@@ -282,3 +283,11 @@ def test_an_mse_range_is_the_share_of_least_squared_error() -> None:
     assert bool(((found - least).abs() <= 2 * least.sqrt() * off + off.square()).all())
     other = torch.stack(squared).gather(0, torch.stack(absolute).argmin(0)[None])
     assert bool((other > 1.01 * least).any())  # another measure would choose other shares
+
+
+@pytest.mark.parametrize("steps", [REFERENCE, CPU_STEPS], ids=["definition", "kernels"])
+def test_a_code_worth_more_than_float16_holds_is_its_largest_number(steps: Kernels) -> None:
+    fmt, x = read("e4m3/1x32/ue8m0-rceil"), torch.full((2, 32), 65504.0)
+    x[1] = -x[1]
+    assert fake_quant(x, fmt, -1, None, None, steps).tolist() == [[65536.0] * 32, [-65536.0] * 32]
+    assert torch.equal(fake_quant(x.half(), fmt, -1, None, None, steps), x.half())

@@ -150,6 +150,17 @@ def test_a_text_is_its_tokens_and_none_that_a_tokenizer_adds(tmp_path: Path) -> 
     assert tokenize("a b a", str(tmp_path), 3).tolist() == [1, 2, 1]
 
 
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Own: ...\n"
+    )
+    config = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded: .* custom code"):
+        tokenize("a", str(tmp_path), 256)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_preset_is_about_a_million_parameters() -> None:
     count = sum(p.numel() for p in load_model("preset:tiny-llama").parameters())
     assert 0.8e6 < count < 1.2e6

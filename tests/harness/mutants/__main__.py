@@ -81,7 +81,8 @@ def _try_each(
     copy_tree(tree)
     missed, seconds = [], 0.0
     for number, mutant in tried:
-        plan = plan_of(mutant, known, most)
+        slow = "/gpu/" in mutant.file or mutant.kind == "written"  # interpreted, or built anew
+        plan = plan_of(mutant, known, 3 * most if slow else most)
         word, used = _attempt(mutant, plan, tree, known)
         print(f"{number:3} {mutant}\n    {word}, {used:.0f} s", flush=True)
         seconds += used

@@ -6,6 +6,10 @@ from tests.harness.mutants.draw import Mutant
 from tests.house import ROOT
 
 _CPU, _GPU = "qgraph/ops/cpu/cpu.cpp", "qgraph/ops/gpu"
+# The tests of each: all of a file, or the one that interprets Triton.
+_BUILT, _CODES = "tests/ops/test_cpu_kernels.py", "tests/doors/test_native.py"
+_EVERY = "test_every_kernel_gives_the_bits_of_the_definitions[telling-400]"
+_INTERPRETED = f"tests/ops/test_gpu_kernels.py::{_EVERY}"
 # File, what is wrong, how it reads, how it is broken.
 _WRITTEN = (
     (_CPU, "bfloat16 ties go away from zero", "(b + 0x7fff + ((b >> 16) & 1)) >> 16", "(b + 0x8000) >> 16"),
@@ -42,13 +46,12 @@ def written() -> list[Mutant]:
     for file, what, old, new in _WRITTEN:
         text = (ROOT / file).read_text()
         assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times, not once"
-        tests = "ops/test_gpu_kernels" if "/gpu/" in file else "ops/test_cpu_kernels"
-        tests = "doors/test_native" if "int8" in what else tests
+        tests = _CODES if "int8" in what else _BUILT if file == _CPU else _INTERPRETED
         line = text[: text.index(old)].count("\n") + 1
         found.append(
             Mutant(
                 file=file, where=what, line=line, kind="written", old=old, new=new,
-                tests=f"tests/{tests}.py",
+                tests=tests,
                 broken=text.replace(old, new),
             )
         )  # fmt: skip
