@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qgraph.errors import ModelError
+from qgraph.errors import ModelError, RunError
 from qgraph.policy import Policy, load_policy
-from qgraph.tools.show.screen import print_json, progress
+from qgraph.tools.show.screen import print_json, progress, wrap
 from qgraph.tools.show.tables import PLAIN, Table, below, check_style, draw, print_table
 
 Say = Callable[[str], None]
@@ -22,7 +22,12 @@ def bench(
         list[str] | None,
         typer.Option(help="As for convert; several make a table. Default: preset:bench-llama."),
     ] = None,
-    policy: Annotated[str, typer.Option(help="A policy file or a recipe's name.")] = "nvfp4",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A policy file or a recipe's name; several make a table. Default: nvfp4."
+        ),
+    ] = None,
     target: Annotated[
         str,
         typer.Option(help="emulate; native (products on codes, where that pays); native-always."),
@@ -48,6 +53,8 @@ def bench(
     With several models, one line for each: qgraph bench --model preset:bench-llama,layers=8 --model
     preset:bench-llama,layers=16,hidden=256
 
+    With several policies, one line for each: qgraph bench --policy nvfp4 --policy int8 --target native
+
     JSON keys: model, policy, target, lowering (how many products run how), kernels (how many operands
     are quantized by what), products, device, tokens, rounds; plain and qgraph, each with first_call_s,
     median_step_s, steps_s, peak_memory_bytes (of one step, above what was held before it); ratios with
@@ -55,31 +62,34 @@ def bench(
     spent in qgraph's passes, and pass_share, of its first call; with --telemetry also telemetry: every,
     idle and look (steps without and with a look at every quantizer, over qgraph's), overhead (a share
     of qgraph's step, when one step of `every` looks); with --peers also peers: by name, ratios as
-    above, or skipped with the reason. With several models: models, a list of these.
+    above, or skipped with the reason. With several models or policies: models, a list of these.
     """
     check_style(table, json=as_json)
-    chosen = load_policy(policy)
+    chosen = [load_policy(one) for one in policy or ["nvfp4"]]
+    if len(chosen) > 1 and (telemetry or peers):
+        raise RunError("several policies are timed beside plain alone", "give one --policy")
     names = model or ["preset:bench-llama"]
     results = []
-    with progress(len(names) * (rounds + 4)) as step:
+    with progress(len(names) * (rounds + len(chosen) + 3)) as step:
         for name in names:
             step("loading torch" if len(names) == 1 else name)
-            results.append(
-                _timed(name, chosen, target, batch, length, rounds, telemetry, peers, step)
-            )
+            results += _timed(name, chosen, target, batch, length, rounds, telemetry, peers, step)
     if as_json:
         print_json(results[0] if len(results) == 1 else {"models": results})
     elif len(results) == 1:
         _print_one(results[0], table)
-    else:
+    elif len(chosen) == 1:
         _print_many(results, table)
+    else:
+        for name in names:
+            _print_policies([result for result in results if result["model"] == name], table)
 
 
 def _timed(
-    model: str, policy: Policy, target: str, batch: int, length: int, rounds: int,
+    model: str, policies: Sequence[Policy], target: str, batch: int, length: int, rounds: int,
     telemetry: int, peers: bool, say: Say,
-) -> dict[str, Any]:  # fmt: skip
-    """Return one model's times, as --json gives them."""
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return one model's times under each policy, as --json gives them."""
     import torch
 
     from qgraph.doors import check_target, compile, coverage
@@ -93,15 +103,21 @@ def _timed(
     with torch.no_grad():
         plain(**inputs)  # some models set themselves up in their first call
     others, skipped = _peers(plain) if peers else ({}, {})
-    quantized = compile(copy.deepcopy(plain), policy, target=check_target(target))
-    steps = {"plain": training_step(plain, inputs), "qgraph": training_step(quantized, inputs)}
+    quantized = {
+        f"{policy.name}, policy {number}": compile(
+            copy.deepcopy(plain), policy, target=check_target(target)
+        )
+        for number, policy in enumerate(policies, 1)
+    }
+    steps = {"plain": training_step(plain, inputs)}
+    steps |= {name: training_step(one, inputs) for name, one in quantized.items()}
     steps |= {name: training_step(other, inputs) for name, other in others.items()}
     if telemetry:
-        observed = compile(copy.deepcopy(plain), policy, target=check_target(target))
+        observed = compile(copy.deepcopy(plain), policies[0], target=check_target(target))
         steps |= _looking(observed, training_step(observed, inputs))
     plain.compile()
     times = time_steps(steps, rounds, say)
-    first, second = times["plain"], times["qgraph"]
+    first = times["plain"]
 
     def ratios(time: Timing) -> dict[str, Any]:
         quartiles = over(time.steps, first.steps)
@@ -112,39 +128,46 @@ def _timed(
             "peak_memory": time.peak_memory / max(1, first.peak_memory),
         }
 
-    report = coverage(quantized)
-    result: dict[str, Any] = {
-        "model": model,
-        "policy": policy.name,
-        "target": target,
-        "lowering": dict(Counter(e.lowering for e in report.entries if e.lowering)),
-        "kernels": dict(
-            Counter(o.kernel for e in report.quantized for o in e.operands if o.kernel)
-        ),
-        "products": len(report.entries),
-        "device": device,
-        "tokens": batch * length,
-        "rounds": rounds,
-        **{
-            name: {
-                "first_call_s": times[name].first_call,
-                "median_step_s": times[name].median,
-                "steps_s": times[name].steps,
-                "peak_memory_bytes": times[name].peak_memory,
-            }
-            for name in ("plain", "qgraph")
-        },
-        "ratios": ratios(second),
-        "pass_s": report.pass_seconds,
-        "pass_share": report.pass_seconds / second.first_call,
+    results = []
+    for policy, (name, compiled) in zip(policies, quantized.items(), strict=True):
+        report, second = coverage(compiled), times[name]
+        result: dict[str, Any] = {
+            "model": model,
+            "policy": policy.name,
+            "target": target,
+            "lowering": dict(Counter(e.lowering for e in report.entries if e.lowering)),
+            "kernels": dict(
+                Counter(o.kernel for e in report.quantized for o in e.operands if o.kernel)
+            ),
+            "products": len(report.entries),
+            "device": device,
+            "tokens": batch * length,
+            "rounds": rounds,
+            "plain": _figures(first),
+            "qgraph": _figures(second),
+            "ratios": ratios(second),
+            "pass_s": report.pass_seconds,
+            "pass_share": report.pass_seconds / second.first_call,
+        }
+        if telemetry:
+            idle, look = (over(times[name].steps, second.steps)[1] for name in ("idle", "look"))
+            overhead = ((telemetry - 1) * idle + look) / telemetry - 1
+            result["telemetry"] = {
+                "every": telemetry, "idle": idle, "look": look, "overhead": overhead
+            }  # fmt: skip
+        if peers:
+            result["peers"] = {name: ratios(times[name]) for name in others} | skipped
+        results.append(result)
+    return results
+
+
+def _figures(time: Any) -> dict[str, Any]:
+    return {
+        "first_call_s": time.first_call,
+        "median_step_s": time.median,
+        "steps_s": time.steps,
+        "peak_memory_bytes": time.peak_memory,
     }
-    if telemetry:
-        idle, look = (over(times[name].steps, second.steps)[1] for name in ("idle", "look"))
-        overhead = ((telemetry - 1) * idle + look) / telemetry - 1
-        result["telemetry"] = {"every": telemetry, "idle": idle, "look": look, "overhead": overhead}
-    if peers:
-        result["peers"] = {name: ratios(times[name]) for name in others} | skipped
-    return result
 
 
 def _peers(plain: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
@@ -242,6 +265,42 @@ def _print_many(results: Sequence[Mapping[str, Any]], style: str = PLAIN) -> Non
     names = ("", "sites", "first call", "passes", "a site", "first /", "step /", "mem. /")
     _print_table(title, names, rows, style)
     below(style, ["/: over plain Inductor. A site is one product, passes are qgraph's own"])
+
+
+def _print_policies(results: Sequence[Mapping[str, Any]], style: str = PLAIN) -> None:
+    """Print a line for plain and for each policy; then which are faster than plain, and what runs how."""
+    first = results[0]
+    rows = [("plain", *_cells(first["plain"]), "", "")]
+    rows += [
+        (
+            result["policy"],
+            *_cells(result["qgraph"]),
+            *(f"{result['ratios'][key]:.2f}" for key in ("step", "peak_memory")),
+        )
+        for result in results
+    ]
+    title = f"{first['model']}, {first['tokens']} tokens, {first['device']}"
+    names = (
+        "",
+        "first call",
+        f"step, median of {first['rounds']}",
+        "step / plain",
+        "memory / plain",
+    )
+    _print_table(title, names, rows, style)
+    lines: list[str] = []
+    for result in results:
+        (low, _, high), policy = result["ratios"]["step_quartiles"], result["policy"]
+        faster = (
+            f"{policy}: faster than plain here, half of the rounds {low:.2f} to {high:.2f} of it"
+        )
+        lines += [faster] if high < 1 else []
+        lines += [f"{policy}: {n} products: {how}" for how, n in result["lowering"].items()]
+    below(style, [part for line in lines for part in wrap(line, "  ")])
+
+
+def _cells(figures: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{figures['first_call_s']:.1f} s", f"{1e3 * figures['median_step_s']:.0f} ms"
 
 
 def _print_table(

@@ -16,7 +16,7 @@ import typer
 
 from qgraph.errors import RunError
 from qgraph.policy import check_run, load_policy
-from qgraph.tools.show.screen import print_json, progress, width
+from qgraph.tools.show.screen import print_json, progress, width, wrap
 
 
 def train(
@@ -178,7 +178,7 @@ def train(
     if as_json:
         print_json(result)
     else:
-        _print(result, runs, out)
+        _print(result, runs, out, target)
 
 
 def _silent(_text: str) -> None:
@@ -229,7 +229,7 @@ def _vocabulary(model: str) -> int:
     return int(load_config(model).get_text_config().vocab_size)
 
 
-def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
+def _print(result: dict[str, Any], runs: list[Any], out: str | None, target: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -253,10 +253,13 @@ def _print(result: dict[str, Any], runs: list[Any], out: str | None) -> None:
             f"{result['gap_spread']:.2f}% standard deviation\n"
         )
     if len(runs) > 1:
-        sys.stdout.write(
-            f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, medians of alternating "
-            "steps\n"
-        )
+        time = f"step time: {result['step_ratio']:.2f} of {result['baseline']}'s, alternating steps"
+        if target == "emulate":
+            time += (
+                ". Emulated: the products are those of high precision, and quantizing comes on top; the "
+                "wider a model is, the less it weighs"
+            )
+        sys.stdout.write("\n".join(wrap(time, "  ")) + "\n")
     sizes = [sum(states.values()) for states in result["state_bytes"].values()]
     if len(sizes) > 1 and sizes[0] != sizes[1]:
         sys.stdout.write(

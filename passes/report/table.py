@@ -167,6 +167,11 @@ def _total_lines(report: Report, entries: Sequence[Entry]) -> Iterable[str]:
             f"QGRAPH_VERIFY: {report.checked} quantized operands held against their definition as they "
             "first run; native products are not among them"
         )
+    if report.not_observed:
+        yield (
+            f"telemetry looks at {report.observed} quantized operands; not at {report.not_observed} of "
+            "native products, which are codes only"
+        )
     if report.lowering:
         yield f"quantization runs on: {report.lowering}"
 

@@ -154,10 +154,17 @@ def rewrite_model(module: GraphModule, policy: Policy, outline: Outline | None) 
     )
     facts = GraphFacts(parameters=frozenset(), blocks=blocks, modules=modules)
     for part in graphs:
+        before = _written(part.graph)
         step = Step(graph=part.graph, policy=policy, facts=facts)
         replaced += run_passes(step, names_of("model")).replaced
-        part.recompile()
+        if _written(part.graph) != before:
+            part.recompile()
     return replaced
+
+
+def _written(graph: Graph) -> list[tuple[object, ...]]:
+    """Return all that the code of a graph is written from."""
+    return [(node, node.op, node.target, node.args, node.kwargs) for node in graph.nodes]
 
 
 def input_index(node: Node) -> int | None:

@@ -211,7 +211,7 @@ def _keep(model: Any, stack: str, kept: tuple[int, ...]) -> None:
 def _make_fake(model: nn.Module) -> None:
     """Put fake tensors of a CPU in the place of all tensors; what is tied stays tied."""
     mode = fake.new_mode()
-    made: dict[int, nn.Parameter] = {}
+    made: dict[int, Any] = {}
     for module in model.modules():
         for name, value in modules.parameters_of(module).items():
             if value is not None:
@@ -220,4 +220,5 @@ def _make_fake(model: nn.Module) -> None:
                 modules.parameters_of(module)[name] = made[id(value)]
         for name, buffer in modules.buffers_of(module).items():
             if buffer is not None:
-                modules.buffers_of(module)[name] = fake.as_cpu(mode, buffer)
+                made.setdefault(id(buffer), fake.as_cpu(mode, buffer))
+                modules.buffers_of(module)[name] = made[id(buffer)]

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qgraph.formats import parse_rounding
 from qgraph.policy import keys
 from qgraph.policy.keys.calibrate import CALIBRATE_KEY
 from qgraph.policy.keys.claims import CLAIMS_KEY
 from qgraph.policy.keys.coverage import COVERAGE_KEY
+from qgraph.policy.keys.format import Stored
 from qgraph.policy.keys.functions import FUNCTIONS_KEY
 from qgraph.policy.keys.monitor import MONITORS_KEY
 from qgraph.policy.keys.operand import OperandPolicy
@@ -64,8 +66,20 @@ class Policy:
 
     @property
     def stochastic(self) -> bool:
-        """Whether any operand takes random bits each step."""
-        return any(operand.random for operand in self.operands)
+        """Whether anything takes random bits each step: an operand, or what waits in memory."""
+        return any(operand.random for operand in self.operands) or any(
+            stored.draws for stored in self._waiting
+        )
+
+    @property
+    def _waiting(self) -> Iterator[Stored]:
+        """How tensors wait in memory: for the backward, and for the next step."""
+        yield from (rule.stored for rule in self.stash)
+        yield from self.optimizer.states.values() if self.optimizer else ()
+        if self.parameters is not None:
+            yield self.parameters.master or Stored(
+                rounding=parse_rounding(self.parameters.rounding)
+            )
 
     @property
     def history_length(self) -> int:

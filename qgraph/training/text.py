@@ -48,14 +48,22 @@ def tokenize(text: str, source: str, vocabulary: int) -> Tensor:
 
     Shapes: -> [tokens].
     Dtypes: int64.
-    Raises: ModelError if there is no tokenizer and the vocabulary is too small for bytes.
+    Raises: ModelError if the tokenizer cannot be loaded, or has code of its own, or if there is none and
+        the vocabulary is too small for bytes.
     """
     if Path(source).is_dir() and list(Path(source).glob("tokenizer*")):
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False
-        )
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                source, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            problem = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{source}: its tokenizer cannot be loaded: {problem}",
+                "put files beside the model that need no code of their own, such as tokenizer.json",
+            ) from error
         return torch.tensor(
             tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64
         )

@@ -126,6 +126,19 @@ def test_two_models_of_one_policy_keep_apart() -> None:
     assert not bool((models[1].get_buffer(BUFFER) > 0).any())
 
 
+def test_a_model_in_another_dtype_has_the_ranges_it_had() -> None:
+    torch.manual_seed(0)
+    model = qgraph.compile(MLP(32, 16), policy(), codegen=False)
+    take_step(model, batches()[1], torch.zeros(16, 16), seed=0)
+    before = model.get_buffer(BUFFER).clone()
+    model.bfloat16()
+    with torch.no_grad():
+        model.eval()(batches()[2].bfloat16())  # looks at the histories, and adds nothing
+    found = model.get_buffer(BUFFER)
+    assert not torch.equal(before, before.bfloat16().float())
+    assert torch.equal(found, before)
+
+
 def test_numbers_that_are_not_finite_do_not_stay_in_the_scale() -> None:
     torch.manual_seed(0)
     model = MLP(32, 16)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 
 import qgraph
-from qgraph.errors import ModelError, PolicyError
+from qgraph.errors import ModelError, PolicyError, QGraphWarning
 from qgraph.passes import report_json, report_text
 from qgraph.policy import Policy, load_policy_text
 
@@ -96,6 +97,14 @@ def test_a_weight_in_no_graph_is_named() -> None:
     assert report.not_captured == {"hidden.weight"}
     assert "1 weights are in no captured graph" in report_text(report)
     assert report_json(report)["not_captured"] == ["hidden.weight"]
+    told = "1 weights are in no captured graph and are not quantized: hidden.weight"
+    callback, state = qgraph.CoverageCallback(), hf.TrainerState()
+    with pytest.warns(QGraphWarning, match=told):
+        callback.on_step_end(None, state, None, model=model)
+    (logged,) = state.log_history  # of `seen`, whose input needs no gradient
+    assert (logged["qgraph/products"], logged["qgraph/flops/int8"]) == (2, 1.0)
+    callback.on_step_end(None, state, None, model=model)  # once is enough
+    assert len(state.log_history) == 1
 
 
 def demanding(share: str) -> Policy:

@@ -76,6 +76,29 @@ def test_what_is_tied_stays_tied() -> None:
     assert apart.lm_head.weight is not apart.model.embed_tokens.weight
 
 
+class Angles(nn.Module):
+    """A table that both of its blocks read, as one buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        table = torch.arange(4.0)
+        for block in self.blocks:
+            block.register_buffer("table", table)
+            block.register_buffer("none", None)
+
+    @classmethod
+    def from_config(cls, _: Any) -> Angles:
+        return cls()
+
+
+def test_a_buffer_of_two_modules_stays_one() -> None:
+    first, second = shapes_of(Angles, None).model.blocks
+    assert first.table is second.table
+    assert first.weight is not second.weight
+    assert first.none is None
+
+
 def test_a_config_without_a_class_is_a_language_model(tmp_path: Path) -> None:
     hf.LlamaConfig(**SIZE, num_hidden_layers=1).save_pretrained(tmp_path)
     assert type(load_shapes(str(tmp_path)).model) is hf.LlamaForCausalLM

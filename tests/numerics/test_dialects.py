@@ -87,11 +87,14 @@ def test_dialects_differ_where_rows_differ_in_size() -> None:
 QUARTET2 = "e2m1/1x16/e4m3/fp32@quartet2"
 
 
-def test_quartet2_takes_an_empty_block_at_scale_one() -> None:
+@pytest.mark.parametrize(
+    ("text", "bound"), [(QUARTET2, 448.0), ("e2m1/1x16/e4m3:4over6/fp32@quartet2", 256.0)]
+)
+def test_quartet2_takes_an_empty_block_at_scale_one(text: str, bound: float) -> None:
     x = torch.zeros(1, 32)
-    x[0, 0] = 6 * 448
-    _, scales, whole = numerics.quantize(x, parse_format(QUARTET2), -1)
-    assert (scales.float().tolist(), float(whole)) == ([[448.0, 1.0]], 1.0)
+    x[0, 0] = 6 * bound
+    _, scales, whole = numerics.quantize(x, parse_format(text), -1)
+    assert (scales.float().tolist(), float(whole)) == ([[bound, 1.0]], 1.0)
     _, scales, whole = numerics.quantize(torch.zeros(1, 16), parse_format(QUARTET2), -1)
     assert (scales.float().tolist(), float(whole)) == ([[1.0]], 1.0)
 

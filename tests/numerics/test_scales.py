@@ -10,11 +10,12 @@ from torch import Tensor
 from qgraph.formats import E2M1, E4M3, ELEMENTS, Element, FloatFormat, make_scale
 from qgraph.formats import parse_format as read
 from qgraph.formats.rounding import NEAREST
-from qgraph.numerics import fake_quant
+from qgraph.numerics import REFERENCE, Kernels, fake_quant
 from qgraph.numerics.scales import Scales, e8m0_value
 from qgraph.numerics.scales import full_precision as full_precision_scales
 from qgraph.numerics.scales import power_of_two as power_of_two_scales
 from qgraph.numerics.scales import two_level as two_level_scales
+from qgraph.ops.cpu.two_passes import CPU_STEPS
 from tests.numerics.data import PLAIN, every_exponent, kinds, same_bits
 
 FLT_MAX = float(np.finfo(np.float32).max)
@@ -265,3 +266,28 @@ def test_a_range_stays_above_its_floor(text: str, floor: str) -> None:
         assert torch.equal(found, torch.from_numpy(want)), kind
     small = kinds()["gradient"] * 1e-3
     assert not torch.equal(fake_quant(small, fmt, -1), fake_quant(small, read(f"{text}/fp32"), -1))
+
+
+def test_an_mse_range_is_the_share_of_least_squared_error() -> None:
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(6)).double()
+    squared, absolute = [], []
+    for share in (1 - i / 40 for i in range(20)):
+        scale = x.abs().amax(-1, keepdim=True) * share / 7
+        error = (x / scale).round().clamp(-7, 7) * scale - x
+        squared.append(error.square().sum(-1))
+        absolute.append(error.abs().sum(-1))
+    least = torch.stack(squared).amin(0)
+    found = (fake_quant(x.float(), read("int4/1x16/fp32:mse"), -1).double() - x).square().sum(-1)
+    # Values are within four roundings to float32 of these: |(e + d)² - e²| <= 2 |e| |d| + |d|², summed.
+    off = x.norm(dim=-1) * 2.0**-22
+    assert bool(((found - least).abs() <= 2 * least.sqrt() * off + off.square()).all())
+    other = torch.stack(squared).gather(0, torch.stack(absolute).argmin(0)[None])
+    assert bool((other > 1.01 * least).any())  # another measure would choose other shares
+
+
+@pytest.mark.parametrize("steps", [REFERENCE, CPU_STEPS], ids=["definition", "kernels"])
+def test_a_code_worth_more_than_float16_holds_is_its_largest_number(steps: Kernels) -> None:
+    fmt, x = read("e4m3/1x32/ue8m0-rceil"), torch.full((2, 32), 65504.0)
+    x[1] = -x[1]
+    assert fake_quant(x, fmt, -1, None, None, steps).tolist() == [[65536.0] * 32, [-65536.0] * 32]
+    assert torch.equal(fake_quant(x.half(), fmt, -1, None, None, steps), x.half())

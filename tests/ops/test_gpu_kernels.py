@@ -16,8 +16,9 @@ from qgraph.formats import parse_format
 from qgraph.ops import DEVICES, Launch, Quantize, at_hand, choose, find_device, machine_of
 from qgraph.ops.gpu.codes import casts, codes_launches
 from qgraph.ops.gpu.fake_quant import fake_quant_launches
-from qgraph.ops.gpu.pack import NVFP4_FORMATS, pack_launches
+from qgraph.ops.gpu.pack import NVFP4_FORMATS, empty_sides, pack_launches, side_bytes
 from qgraph.ops.gpu.product import product_launch
+from qgraph.ops.work import Wanted
 from qgraph.predict.offline.launches import compile_launch
 from qgraph.predict.offline.standin import standing_in
 
@@ -113,6 +114,14 @@ def test_bytes_of_a_pack_by_hand() -> None:
     assert second.moved / second.minimum < 1.1
 
 
+@pytest.mark.parametrize("shape", [(256, 128), (21, 72), (1, 16), (129, 65), (64, 320)])
+def test_bytes_of_a_side_are_those_of_its_tensors(shape: tuple[int, int]) -> None:
+    sides = ((NVFP4, False, False, 0), (NVFP4, True, False, 0))
+    found = empty_sides(torch.empty(shape), sides)
+    sizes = [sum(part.nbytes for part in side) for side in (found[:3], found[3:])]
+    assert sizes == [side_bytes(*shape), side_bytes(*reversed(shape))]
+
+
 def test_bytes_of_8_bit_codes_by_hand() -> None:
     # x [256, 128] bf16 -> codes [256, 128] and [128, 256], a byte each.
     whole, fine = (parse_format(f"e4m3/{text}") for text in ("tensor/fp32", "1x32/ue8m0-rceil"))
@@ -144,6 +153,15 @@ def test_what_the_gpu_takes_and_leaves_to_the_definitions() -> None:
         assert chosen.falls_back == (text in left)
         found = "triton" if text in taken else f"reference: no triton kernel takes {text}"
         assert chosen.text == found
+
+
+@pytest.mark.parametrize("text", ["e2m1/1x32/ue8m0-rceil", "e3m2/tensor/fp32", "int8/tensor/fp32"])
+def test_the_gpu_stores_floats_of_8_bits_alone_as_codes(text: str) -> None:
+    machine = machine_of(find_device("h100"))
+    names: dict[Wanted, str] = {"codes": "reference codes", "both": "reference codes, both ways"}
+    for wanted, name in names.items():
+        chosen = choose(Quantize(format=parse_format(text), wanted=wanted), machine)
+        assert chosen.text == f"{name}: no triton kernel for codes of {text}"
 
 
 def test_the_gpu_check_runs_without_a_gpu_and_says_why() -> None:

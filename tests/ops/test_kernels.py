@@ -200,3 +200,16 @@ def test_a_machine_is_one_object_so_that_looking_it_up_is_cheap() -> None:
     assert machine_of(find_device("b200")) is machine_of(DEVICES["b200"])
     assert at_hand("cpu").device == "cpu"
     assert machine_of(find_device("mi355x")).hip
+
+
+def test_the_instructions_of_a_cpu_are_those_its_system_tells() -> None:
+    told = Path("/proc/cpuinfo")
+    if not told.exists() or "\nflags" not in (text := told.read_text()):
+        pytest.skip("no x86 on Linux")
+    flags = {*text.partition("\nflags")[2].partition("\n")[0].split()}
+    found = at_hand("cpu").features
+    assert [("avx2" in found, "avx512_vnni" in found)] == [
+        ("avx2" in flags, "avx512_vnni" in flags)
+    ]
+    assert "sse2" in found  # every one has it
+    assert at_hand("cuda").features == frozenset()

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import qgraph
+from qgraph.doors.facts import rewrite_model
 from qgraph.passes import report_text
-from qgraph.policy import Policy
+from qgraph.policy import Policy, load_policy
 from tests.passes.graphs import policy
 
 RULES = """
@@ -97,3 +98,13 @@ def test_a_rule_that_replaces_nothing_is_reported() -> None:
     assert "warning: functions: softmax two_pass in third: no softmax" in report_text(
         qgraph.coverage(compiled), 200
     )
+
+
+def test_only_code_of_graphs_that_change_is_written_anew() -> None:
+    plain = torch.fx.symbolic_trace(model("function"))
+    before = type(plain).forward
+    assert not rewrite_model(plain, load_policy("nvfp4"), None)
+    assert type(plain).forward is before
+    rewrite_model(plain, policy(RULES.replace("first*", "*")), None)
+    assert type(plain).forward is not before
+    assert "_softmax" in plain.code

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from qgraph.ops import DEVICES, at_hand, find_device
-from qgraph.passes import Report, names_of, read_report, report_json, report_text, run_passes
+from qgraph.ops import DEVICES, at_hand, find_device, make_recorder
+from qgraph.passes import (
+    Report,
+    Watch,
+    names_of,
+    read_report,
+    report_json,
+    report_text,
+    run_passes,
+)
 from qgraph.passes.step import Target
 from qgraph.policy import Policy, load_policy_text
 from qgraph.predict.offline.retarget import move_to_gpu
@@ -91,6 +99,17 @@ def test_a_rotation_without_a_kernel_is_told(points: int, signs: str, found: str
     report = report_on("h100", chosen)
     assert set(kernels(report)) == {found}
     assert ("operands: triton" in report_text(report)) == (found != "triton")
+
+
+@needs_compiler
+def test_telemetry_looks_at_no_codes_and_says_so() -> None:
+    rules = EVERY % ("int8", "int8") + "    wgrad: {input: fp4, grad_output: fp4}\n"
+    step = captured(Shared(64), (64, 64)).step(policy(rules), "native-always")
+    step.watch = Watch(recorder=(make_recorder()[0], False))
+    report = Report(policy=step.policy)
+    report.add(run_passes(step, EVERY_PASS))
+    assert "telemetry looks at 4 quantized operands; not at 4 of native" in report_text(report, 200)
+    assert "telemetry" not in report_text(report_on("cpu", policy(rules), "native-always"))
 
 
 def test_a_report_is_read_back_with_its_kernels_and_without() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from qgraph import ops
@@ -60,6 +61,33 @@ def _products(node: Node) -> set[Node]:
     for user in node.users:
         found |= _products(user) if user.target is torch.ops.aten.permute.default else {user}
     return found
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(16, 16, 3), nn.Conv1d(16, 16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sum(self.layers(x))
+
+
+def masks(rules: str) -> list[list[bool]]:
+    """Which gradients each backward of two convolutions computes: input's, weight's, bias's."""
+    found = captured(Convolutions(), (2, 16, 12))
+    rewrite(found.graph, policy(rules), found.facts)
+    backward = torch.ops.aten.convolution_backward.default
+    found_masks: list[Any] = [node.args[-1] for node in calls(found.graph, backward)]
+    return sorted([*mask] for mask in found_masks)
+
+
+def test_a_convolution_is_split_where_a_product_is_quantized_and_whole_elsewhere() -> None:
+    first, second = [False, True, True], [True, True, True]  # the first's input needs no gradient
+    assert masks("  - match: {op: linear}\n    wgrad: {input: fp4}\n") == [first, second]
+    assert masks("  - match: {op: conv}\n    fprop: {input: fp4}\n") == [first, second]
+    apart = [[False, True, False], [False, True, False], [True, False, False]]
+    found = masks("  - match: {op: conv}\n    wgrad: {input: fp4}\n")
+    assert found == apart
 
 
 def test_stochastic_operands_share_a_seed_and_never_a_draw() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
@@ -161,3 +162,23 @@ def test_stacks_are_read_off_names_where_there_is_no_model() -> None:
         "a.layers": 12,
         "b.h": 3,
     }
+
+
+@pytest.mark.parametrize(("between", "op"), [("elementwise", "pv"), ("a running sum", "matmul")])
+def test_the_weights_of_attention_come_from_a_softmax_through_elementwise_ops(
+    between: str, op: str
+) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.project(x)
+            weights = torch.softmax(y @ y.mT, -1)
+            weights = weights * 0.5 if between == "elementwise" else weights.cumsum(-1)
+            return torch.sum(torch.bmm(weights, y))
+
+    found = captured(Weighted(), (2, 8, 16))
+    sites = find_sites(found.graph, found.facts)
+    assert [site.op for site in sites if site.role == "fprop"] == ["linear", "qk", op]

@@ -97,6 +97,9 @@ def test_huge_file_is_not_read() -> None:
     Path("p.yaml").write_bytes(b"#" * (1 << 20) + b"\n")
     problem = "p.yaml: policy: the file is larger than 1048576 bytes"
     assert _message("p.yaml") == f"{problem}\n  fix: write a policy file, in YAML"
+    text = TEXT.encode()
+    Path("p.yaml").write_bytes(text + b"#" * ((1 << 20) - len(text)))  # no byte too many
+    assert load_policy("p.yaml").rules
 
 
 @pytest.mark.parametrize("name", ["p\0.yaml", "a" * 5000 + ".yaml", "/dev/null/x.yaml"])

@@ -1,7 +1,9 @@
+import warnings
+
 import pytest
 
-from qgraph.errors import PolicyError
-from qgraph.policy import HIGH, check_blocks, decide, unused_rules, why_unused
+from qgraph.errors import PolicyError, QGraphWarning
+from qgraph.policy import HIGH, check_blocks, check_globs, decide, unused_rules, why_unused
 from tests.policy.sites import Site, policy_of, policy_with, stack
 
 
@@ -247,3 +249,16 @@ def test_blocks_are_held_against_the_longest_stack_the_rule_speaks_about() -> No
 def test_blocks_are_not_checked_for_a_rule_that_speaks_about_no_block() -> None:
     check_blocks(policy_with("module: lm_head, blocks: [99]"), stack(4))
     check_blocks(policy_with("blocks: [99]"), [Site(block=None, block_count=None)])
+
+
+def test_a_module_that_no_model_has_is_told_with_the_closest_one() -> None:
+    rules = "  - {match: {module: [lm_head, %s]}, fprop: {input: fp4}}\n"
+    modules = ["", "layers.0.attn", "layers.0.mlp", "embed"]
+    told = r"rules\[0\].match: no module of this model is called 'layers.\*.mpl'; did you mean layers.0.mlp\?"
+    with pytest.warns(QGraphWarning, match=told):
+        check_globs(policy_of(rules % "layers.*.mpl"), modules)
+    with pytest.warns(QGraphWarning, match="'zzz'; `qgraph inspect` lists its modules"):
+        check_globs(policy_of(rules % "zzz"), modules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_globs(policy_of(rules % '"layers.*.mlp"'), modules)  # a head may have any usual name

@@ -148,6 +148,31 @@ def test_policy_knows_whether_it_quantizes_and_rounds_at_random() -> None:
     assert load_policy_text(BASE).stochastic
 
 
+@pytest.mark.parametrize(
+    ("says", "random"),
+    [
+        ("stash: [{format: a, rounding: stochastic}]", True),
+        ("stash: [{match: {op: conv}, format: a}, {format: eden}]", True),
+        ("stash: [{format: a, rounding: up}]", False),
+        ("optimizer: {exp_avg: {format: a, rounding: stochastic}}", True),
+        ("optimizer: {exp_avg: a}", False),
+        ("parameters: {storage: bf16, compute: bf16, rounding: stochastic}", True),
+        (
+            "parameters: {storage: bf16, compute: bf16, master: {format: a, rounding: stochastic}}",
+            True,
+        ),
+        ("parameters: {storage: bf16, compute: bf16, master: a}", False),
+    ],
+)
+def test_what_waits_in_memory_may_be_rounded_at_random_too(says: str, random: bool) -> None:
+    formats = BASE[BASE.index("formats") : BASE.index("transforms")]
+    eden = "  eden: {element: e2m1, block: [1, 16], scale: e4m3, scale_rounding: stochastic}"
+    policy = load_policy_text(
+        f"qgraph: 1\nname: waits\n{formats}{eden}\n{says}\nrules: [{{keep: high}}]\n"
+    )
+    assert policy.stochastic == random
+
+
 def test_a_policy_with_another_value_is_as_one_read_with_it() -> None:
     policy = load_policy_text(BASE).but(ragged="keep")
     assert policy.fingerprint() == _with("ragged: pad", "ragged: keep").fingerprint()

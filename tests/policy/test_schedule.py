@@ -154,6 +154,8 @@ FAULTS = {
                            "did you mean 'plateau'?"),
     "on and at": ("on: plateau, at: 1, set: high", "19: schedule[0].at: on and at exclude each other",
                   "remove one of them"),
+    "for and until": ("at: 1, for: 5, until: 50%, set: high",
+                      "28: schedule[0].until: for and until exclude each other", "remove one of them"),
     "a cycle without length": ("every: 9, set: high", "13: schedule[0].every: it does not say for how long",
                                "write for: 100"),
     "nothing to change": ("at: 1, set: {fprop: {input: fp4, weight: fp4}}",

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from qgraph.compat import inductor
 from qgraph.errors import ModelError
 from qgraph.models.load import load_config
-from qgraph.tools.bench import _print_many, _print_one
+from qgraph.tools.bench import _print_many, _print_one, _print_policies
 from tests.doors.models import one_block
 from tests.tools.command import run
 
@@ -87,7 +87,18 @@ def test_bench_prints_ratios_to_plain_inductor(
 ) -> None:
     # Caches that other tests have filled will do; `test_bench_times_telemetry` has empty ones.
     monkeypatch.setattr(inductor, "fresh_cache", lambda folder: nullcontext())
-    check_ratios(timed(model))
+    found = timed(model, "--policy", "high")["models"]
+    assert [one["policy"] for one in found] == ["int8", "high"]
+    assert found[0]["plain"] == found[1]["plain"]  # timed once
+    assert found[1]["products"] == 26
+    assert found[1]["lowering"] == {}
+    check_ratios(found[0])
+
+
+def test_several_policies_are_timed_beside_plain_alone(model: Path) -> None:
+    two = run("bench", "--model", str(model), "--policy", "int8", "--policy", "high", "--peers")
+    assert two.code == 1
+    assert "several policies are timed beside plain alone\n  fix: give one --policy" in two.err
 
 
 @pytest.mark.only_full
@@ -134,6 +145,16 @@ def test_bench_prints_one_table_for_several_models_and_for_peers(
     assert max(map(len, many.splitlines())) <= 80, many
     assert many.count("layers=64") == 2
     assert "2.0 ms" in many
+    native = {
+        "lowering": {"native int8": 42},
+        "ratios": {**ratios, "step_quartiles": [0.5, 0.6, 0.7]},
+    }
+    _print_policies([result, {**result, **native, "policy": "int8"}])
+    policies = capsys.readouterr().out
+    assert max(map(len, policies.splitlines())) <= 80, policies
+    assert "int8: faster than plain here, half of the rounds 0.50 to 0.70 of it" in policies
+    assert "int8: 42 products: native int8" in policies
+    assert "nvfp4: faster" not in policies
     peers = {"fast": {**ratios, "step": 1.05}, "gone": {"skipped": "it is not installed"}}
     _print_one({**result, "peers": peers})
     one = capsys.readouterr().out

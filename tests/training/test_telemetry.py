@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import qgraph
-from qgraph import numerics
+from qgraph import numerics, ops
 from qgraph.errors import ArtifactError
 from qgraph.formats import parse_format
 from qgraph.policy import load_policy_text
@@ -135,6 +135,18 @@ def test_a_run_with_telemetry_is_the_run_without(
     assert qgraph.coverage(plain).observed == 0  # nothing is in the graph
     assert without.rows == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_due_is_not_looked_at() -> None:
+    number, recorder = ops.make_recorder()
+    for due in (recorder.due, True):
+        recorder.due = due
+        x = torch.ones(2, 16)
+        ops.observed_quant(x, "", "", "int8/row/fp32", -1, None, 0, None, None, number, "here")
+        assert [*recorder.records] == ["here"][:due]
+    assert recorder.records["here"].count == 32
+    recorder.clear()
+    assert recorder.records == {}
 
 
 def row(**changes: Any) -> dict[str, Any]:

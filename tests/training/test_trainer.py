@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 import qgraph
 from qgraph.errors import ModelError
@@ -134,6 +138,27 @@ def test_text_is_the_standard_library_or_a_file(tmp_path: Path) -> None:
     rows = Windows(torch.arange(70), 32)
     assert len(rows) == 2
     assert rows[1]["labels"].tolist() == list(range(32, 64))
+
+
+def test_a_text_is_its_tokens_and_none_that_a_tokenizer_adds(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({"<s>": 0, "a": 1, "b": 2}, unk_token="<s>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made = hf.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    assert made("a b")["input_ids"] == [0, 1, 2]
+    made.save_pretrained(tmp_path)
+    assert tokenize("a b a", str(tmp_path), 3).tolist() == [1, 2, 1]
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Own: ...\n"
+    )
+    config = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded: .* custom code"):
+        tokenize("a", str(tmp_path), 256)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_preset_is_about_a_million_parameters() -> None:
