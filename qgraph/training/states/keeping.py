@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Keeper:
 
     def __init__(self, policy: Policy, states: set[int], updates: set[int]) -> None:
         """Take the policy, and the ids of parameters whose states and whose updates stay as they are."""
-        self.fingerprint = policy.fingerprint()
+        self._policy, self.fingerprint = policy, policy.fingerprint()
         wanted = policy.optimizer
         self._states = dict(wanted.states) if wanted else {}
         self._packs = wanted is None or wanted.storage == "packed"
@@ -39,6 +40,14 @@ class Keeper:
             self._states[MASTER] = master
         self._sites: dict[Tensor, int] = {}
         self._formats = {name: str(state.format) for name, state in self._states.items()}
+
+    def by_number(self, every: Sequence[Tensor]) -> tuple[Policy, list[int], list[int]]:
+        """Return what makes this keeper for copies of `every` parameter: kept ones by their number."""
+        states, updates = (
+            [i for i, value in enumerate(every) if id(value) in kept]
+            for kept in (self._kept_states, self._kept_updates)
+        )
+        return self._policy, states, updates
 
     def check(self, optimizer: Optimizer) -> None:
         """Count the parameters through, and see that they are stored as the policy says.

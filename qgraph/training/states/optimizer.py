@@ -112,6 +112,25 @@ class _Quantized(Optimizer):
 
     _keeper: Keeper
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes a copy: its class is made anew, and knows the copy's own parameters."""
+        base: Any = type(self).__mro__[2]
+        return _empty, (base,), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        every = _parameters(self)
+        return {**super().__getstate__(), "_keeper": self._keeper.by_number(every)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kept_by = state.pop("_keeper", None)
+        super().__setstate__(state)
+        if kept_by is None:  # a state dict is loaded
+            return
+        policy, *kept = kept_by
+        every = _parameters(self)
+        self._keeper = Keeper(policy, *({id(every[i]) for i in numbers} for numbers in kept))
+        self._keeper.check(self)
+
     def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
@@ -274,6 +293,16 @@ def state_names(optimizer: Optimizer) -> tuple[str, ...]:
 def _quantized_class(base: type[Optimizer]) -> type[Optimizer]:
     """Return the class of optimizers of class `base` whose states are quantized."""
     return type(f"Quantized{base.__name__}", (_Quantized, base), {})
+
+
+def _empty(base: type[Optimizer]) -> Optimizer:
+    """Return an optimizer that waits for its state."""
+    found = _quantized_class(base)
+    return found.__new__(found)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _kept(
