@@ -87,11 +87,15 @@ def every_shape() -> Iterator[Found]:
 
 
 def every_top() -> Iterator[Found]:
-    x = torch.linspace(-1, 1, 32) * every_exponent()[:, None]
+    small = 0.75 * torch.exp2(-torch.arange(20.0))  # some are subnormals beside the largest
+    spread = torch.cat([torch.linspace(-1, 1, 12), small]) * every_exponent()[:, None]
     for text in (NVFP4[0], "e4m3/1x32/ue8m0-rceil", "e2m1/1x32/ue8m0-floor"):
         fmt = parse_format(text)
-        want = numerics.fake_quant(x, fmt, -1)
-        yield f"every exponent {text}", same_bits(on_device(x, fmt, -1, None), want)
+        largest = fmt.element.max / 2.0**fmt.element.max_exponent
+        for share in (1.0, largest):  # of the largest number itself the scale is a power of two
+            want = numerics.fake_quant(spread * share, fmt, -1)
+            found = on_device(spread * share, fmt, -1, None)
+            yield f"every exponent {text} {share}", same_bits(found, want)
 
 
 def rotated() -> Iterator[Found]:
