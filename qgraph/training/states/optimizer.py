@@ -118,8 +118,7 @@ class _Quantized(Optimizer):
         return _empty, (base,), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        every = _parameters(self)
-        return {**super().__getstate__(), "_keeper": self._keeper.by_number(every)}
+        return {**super().__getstate__(), "_keeper": self._keeper.by_number(_parameters(self))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept_by = state.pop("_keeper", None)
