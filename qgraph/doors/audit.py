@@ -204,4 +204,6 @@ def _describe(value: object) -> Hashable:
         return tuple((str(key), _describe(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return tuple(map(_describe, value))
-    return value if isinstance(value, (bool, str)) else type(value)
+    if isinstance(value, (bool, str)):
+        return value
+    return type(value).__qualname__

@@ -69,6 +69,8 @@ class Transposed(Plain):
 
 
 class Masked(Plain):
+    mask: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mask", (torch.rand(SIZE, SIZE) < 0.5).float())
@@ -125,7 +127,7 @@ class Stack(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         held: Any = None if self.kind == "attributes" else self.held
-        blocks = [self.block1, self.block2] if held is None else held
+        blocks: Any = [self.block1, self.block2] if held is None else held
         for block in blocks.values() if self.kind == "dictionary" else blocks:
             x = block(x)
         return x

@@ -9,6 +9,7 @@ from torch import nn
 import qgraph
 from qgraph import numerics, ops
 from qgraph.formats import parse_format
+from qgraph.passes import Target
 from qgraph.policy import load_policy, recipe_names
 
 FORMATS = sorted(
@@ -59,7 +60,7 @@ def test_values_near_the_limit_of_half_precision_stay_finite(text: str) -> None:
 
 @pytest.mark.parametrize("target", ["emulate", "native-always"])
 @pytest.mark.parametrize("recipe", ["fp8", "fp8_row", "fp8_lm", "int8", "mxfp8", "nvfp4"])
-def test_a_gradient_that_overflows_reaches_the_scaler(recipe: str, target: str) -> None:
+def test_a_gradient_that_overflows_reaches_the_scaler(recipe: str, target: Target) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
     qgraph.compile(model, recipe, codegen=False, target=target)

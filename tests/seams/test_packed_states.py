@@ -24,7 +24,7 @@ def step(model: Any, optimizer: Any) -> None:
 )
 def test_a_copy_goes_on_by_itself_with_the_same_states(copied: Any) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8))
+    model: Any = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     optimizer = qgraph.quantize_optimizer(optimizer, "efficient_m8", model)
     for _ in range(2):
