@@ -119,6 +119,8 @@ ELSEWHERE: tuple[tuple[str, Callable[[Node], Described]], ...] = (
     ("aten._efficient_attention", _hidden),
     ("flex_attention", _hidden),
     ("aten.mkldnn_rnn_layer", _hidden),
+    ("aten._transformer_encoder_layer_fwd", _hidden),
+    ("aten._native_multi_head_attention", _hidden),
     ("aten._scaled_mm", _hidden),
     ("aten._scaled_grouped_mm", _hidden),
     ("aten._int_mm", _hidden),
@@ -142,9 +144,8 @@ _WHOLE = {
     f"aten::{name}"
     for name in (
         "linear", "matmul", "einsum", "tensordot", "inner", "linalg_multi_dot", "chain_matmul",
-        "bilinear", "cdist", "scaled_dot_product_attention", "_native_multi_head_attention",
-        "_transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell",
-        "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "mkldnn_linear",
+        "bilinear", "cdist", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu",
+        "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "mkldnn_linear",
     )
 }  # fmt: skip
 _NAMES = _WHOLE | {str(op).replace(".", "::", 1).rpartition(".")[0] for op in PRODUCTS}

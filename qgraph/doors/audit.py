@@ -86,13 +86,16 @@ class Audit:
                 return call(*args, **kwargs)
             self.inside = True
             try:
-                if (mode := watching.dispatch_mode()) and not watching.without_data():
-                    self._tell(
-                        "mode",
-                        f"this call runs in high precision: under {mode}, which sees every operation, "
-                        "nothing is compiled",
-                        "call the model outside of it",
-                    )
+                if mode := watching.dispatch_mode():
+                    if (
+                        not watching.without_data()
+                    ):  # as while the model is exported: nothing is computed
+                        self._tell(
+                            "mode",
+                            f"this call runs in high precision: under {mode}, which sees every operation, "
+                            "nothing is compiled",
+                            "call the model outside of it",
+                        )
                     self.bypasses = True
                     return plain(*args, **kwargs)
                 return self._call(call, args, kwargs)
@@ -102,6 +105,15 @@ class Audit:
         return watching.entered(held)
 
     def _call(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # In evaluation torch's encoder layers are one call, with all of their products in it.
+        whole = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            return self._watch(call, args, kwargs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(whole)
+
+    def _watch(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mode = _mode(self._callers.training)
         kind = (mode, _describe(args), _describe(kwargs))
         graphs = self._report.graphs

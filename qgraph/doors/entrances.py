@@ -65,6 +65,12 @@ class Forward:
         call = self._plain if self._is_asked_for() else self._model
         return call(*args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what torch and accelerate ask of a forward: its code, its function."""
+        if name == "_plain":  # nothing is set yet
+            raise AttributeError(name)
+        return getattr(self._plain, name)
+
     def _is_asked_for(self) -> bool:
         return (
             torch.compiler.is_compiling()

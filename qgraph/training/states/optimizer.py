@@ -294,7 +294,7 @@ def _quantized_class(base: type[Optimizer]) -> type[Optimizer]:
     return type(f"Quantized{base.__name__}", (_Quantized, base), {})
 
 
-def _empty(base: type[Optimizer]) -> Optimizer:
+def _empty(base: Any) -> Optimizer:
     """Return an optimizer that waits for its state."""
     found = _quantized_class(base)
     return found.__new__(found)
