@@ -36,18 +36,37 @@ def recompile_limit() -> int:
 
 
 def own_limit(alike: int) -> dict[str, Any]:
-    """Return the options by which torch.compile counts the graphs of each model alone.
+    """Return the options by which the graphs of each model are counted alone: see `taken` and `within`.
 
     Without the first, Dynamo counts those of a class, and past its limit runs the next model of that class
     as it is. `alike` modules share one code and so one limit; each has graphs for training and for
     evaluation.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"recompile_limit": 2 * recompile_limit() * alike}
     if is_there("torch.compile(isolate_recompiles)"):
         options["isolate_recompiles"] = True
-    if is_there("torch.compile(recompile_limit)"):
-        options["recompile_limit"] = 2 * recompile_limit() * alike
     return options
+
+
+def taken(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `options` that this torch.compile takes."""
+    known = is_there("torch.compile(recompile_limit)")
+    return {key: value for key, value in options.items() if known or key != "recompile_limit"}
+
+
+def within(call: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return `call`, compiled with `taken(options)`, such that the limit is that of `options`.
+
+    Where torch.compile takes none, Dynamo's own is another while it is called.
+    """
+    if is_there("torch.compile(recompile_limit)"):
+        return call
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        with config.patch(recompile_limit=limit_of(options)):
+            return call(*args, **kwargs)
+
+    return held
 
 
 def limit_of(options: Mapping[str, Any]) -> int:

@@ -227,7 +227,14 @@ NAMES: tuple[Name, ...] = (
         area="dynamo",
         used_for="counting the graphs of each model alone",
         since="2.13",
-        instead="the graphs of all models of a class are counted together, up to Dynamo's limit",
+        instead="models are told apart by the guards on them; all of a class have at most 256 graphs",
+    ),
+    Name(
+        path="torch.compile(recompile_limit)",
+        area="dynamo",
+        used_for="a limit for each model",
+        since="2.13",
+        instead="Dynamo's own limit is another while the model is called",
     ),
     Name(
         path="torch.fx.proxy[autograd_backward]",
@@ -239,7 +246,6 @@ NAMES: tuple[Name, ...] = (
     *names_in(
         "dynamo",
         "torch",
-        ("a limit for each model", "compile(recompile_limit)"),
         ("weights that are no Parameter", "nn.Module._parameters"),
         ("which module's code is compiled", "nn.Module._buffers", "nn.Module._modules"),
     ),

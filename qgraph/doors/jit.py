@@ -168,9 +168,7 @@ def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, wa
         open_entrances(
             model,
             audit,
-            lambda call, part: among_processes(
-                torch.compile(call, backend=backend(part), **options)
-            ),
+            lambda call, part: among_processes(_compile_call(call, backend(part), options)),
         )
     if policy.min_flops is not None:
         call = hold_coverage(call, report)
@@ -223,13 +221,18 @@ def _compile_in_place(
     model: nn.Module, backend: Backend, options: dict[str, Any]
 ) -> Callable[..., Any]:
     """Compile `model` in place; return what now runs when it is called."""
-    model.compile(backend=backend, **options)
-    if not dynamo.enters(type(model).forward):
-        call = followed(modules.plain_call(model))
-        modules.set_compiled_call(model, torch.compile(call, backend=backend, **options))
+    model.compile(backend=backend, **dynamo.taken(options))
     compiled = modules.compiled_call(model)
     assert compiled is not None, "the model was just compiled"
-    return compiled
+    if not dynamo.enters(type(model).forward):
+        return _compile_call(followed(modules.plain_call(model)), backend, options)
+    return dynamo.within(compiled, options)
+
+
+def _compile_call(
+    call: Callable[..., Any], backend: Backend, options: dict[str, Any]
+) -> Callable[..., Any]:
+    return dynamo.within(torch.compile(call, backend=backend, **dynamo.taken(options)), options)
 
 
 def _alike(model: nn.Module) -> int:

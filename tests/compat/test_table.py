@@ -124,7 +124,13 @@ def test_a_name_that_some_torch_lacks_says_what_is_done_without_it() -> None:
 
 def test_each_model_has_a_limit_of_its_own_where_torch_can() -> None:
     known = inspect.signature(torch.compile).parameters
-    assert set(dynamo.own_limit(2)) == {"isolate_recompiles", "recompile_limit"} & set(known)
+    options = dynamo.own_limit(2)
+    assert set(dynamo.taken(options)) == {"isolate_recompiles", "recompile_limit"} & set(known)
+    limits: list[int] = []
+    dynamo.within(lambda: limits.append(dynamo.recompile_limit()), options)()
+    assert limits == [
+        dynamo.recompile_limit() if "recompile_limit" in known else options["recompile_limit"]
+    ]
 
 
 def test_compat_imports_nothing_of_qgraph_but_errors() -> None:

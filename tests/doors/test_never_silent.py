@@ -245,6 +245,23 @@ def test_layers_are_quantized_past_the_recompile_limit_of_what_calls_them() -> N
         assert not torch.equal(model(x), plain(x))
 
 
+def test_two_policies_and_nine_shapes_on_one_class_all_run_quantized() -> None:
+    """Dynamo alone makes eight graphs of a piece of code; where torch.compile takes no limit too."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    high = Block()
+    models = {name: copy.deepcopy(high) for name in ("int8", "mxfp8")}
+    for name, model in models.items():
+        qgraph.compile(model, name, codegen=False, dynamic=False)
+    own = torch._dynamo.config.recompile_limit
+    for rows in range(1, own + 2):
+        x = torch.randn(32 * rows, 32)
+        first, second = (model(x) for model in models.values())
+        assert len({tuple(y.flatten().tolist()) for y in (first, second, high(x))}) == 3
+    assert not any(qgraph.coverage(model).elsewhere for model in models.values())
+    assert torch._dynamo.config.recompile_limit == own
+
+
 def test_an_infinite_gradient_stays_visible_in_int8() -> None:
     torch._dynamo.reset()
     model = qgraph.compile(Block(), "int8", codegen=False)

@@ -40,7 +40,8 @@ class Product(nn.Module):
         self.weights = nn.ParameterList(map(nn.Parameter, weights))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.weights).square().sum()
+        weights = [self.weights[i] for i in range(len(self.weights))]  # torch 2.11 unpacks no list
+        return self.function(x, *weights).square().sum()
 
 
 def _experts(x: Tensor, weight: Tensor) -> Tensor:
