@@ -1,9 +1,10 @@
-.PHONY: demo test test-full mutants lint gpu-check clean
+.PHONY: demo test test-full mutants test-torch lint gpu-check clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # The tested version; set TORCH to choose another build of it, such as one for your GPU.
 TORCH ?= torch==2.13.0
+TRANSFORMERS ?= transformers
 DEMO := demo-out
 # Two workers with halves of the tests; one that is done takes from the other's end.
 SHARED := -n 2 --dist worksteal
@@ -31,6 +32,14 @@ test-full: .venv/installed
 mutants: .venv/installed
 	$(BIN)/python -m tests.harness.mutants
 
+# The telling tests on another torch, in an environment of its own: see tests/README.md.
+test-torch: OTHER = .venv-torch-$(subst torch==,,$(TORCH))
+test-torch:
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" "$(TRANSFORMERS)"
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m tests.torch_versions
+
 # On a machine with a GPU: numbers, training and times as one table. Elsewhere it says what it skips.
 gpu-check: .venv/installed
 	$(BIN)/python -m tests.gpu_check
@@ -50,4 +59,4 @@ lint: .venv/installed
 	{ set +x; } 2>/dev/null; echo "installing took $$(($$(date +%s) - start)) s"
 
 clean:
-	rm -rf .venv $(DEMO) build *.egg-info
+	rm -rf .venv .venv-torch-* $(DEMO) build *.egg-info

@@ -1,4 +1,4 @@
-"""Which of a test's many cases run in every `make test`, and which only when drawn: see README.md."""
+"""Which cases of tests run: always, when drawn, and on which versions of torch: see README.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
+import torch
+
+
+def with_experts() -> pytest.MarkDecorator:
+    """Skip a test where transformers has no op for the gradients of experts in fp32."""
+    import transformers.integrations.moe  # noqa: F401  # it makes the ops
+
+    return pytest.mark.skipif(
+        not hasattr(torch.ops.transformers, "grouped_mm_fallback_backward"),
+        reason="transformers before 5.23 computes gradients of fp32 experts in Python: in no graph",
+    )
+
+
+def of_torch(least: tuple[int, int], reason: str) -> pytest.MarkDecorator:
+    """Skip a test on a torch before `least`."""
+    here = tuple(map(int, torch.__version__.split(".")[:2]))
+    return pytest.mark.skipif(here < least, reason=f"torch before {least[0]}.{least[1]}: {reason}")
 
 
 def mostly_full(

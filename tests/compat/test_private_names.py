@@ -79,7 +79,7 @@ PLANTED = {
     "getattr(node, '_dynamo_source')": ("attribute", "_dynamo_source"),
     "value.fake_mode": ("attribute", "fake_mode"),
     "hasattr(value, 'fake_mode')": ("attribute", "fake_mode"),
-    "getattr(size.node, 'hint')": ("attribute", "hint"),
+    "getattr(lowering, 'sizevars')": ("attribute", "sizevars"),
     "joint.graph_module": ("attribute", "graph_module"),
     "class Mine(Module):\n    def f(self):\n        return self._call_impl": (
         "attribute", "_call_impl",

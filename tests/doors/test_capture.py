@@ -12,6 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import qgraph
 from qgraph.passes import report_text
+from tests.cases import with_experts
 from tests.doors.models import make_llama, token_batch
 
 
@@ -178,6 +179,7 @@ def test_lookups_are_stated() -> None:
     assert words in report_text(report, 120)
 
 
+@with_experts()
 def test_experts_in_bf16_use_the_grouped_product_of_torch_itself() -> None:
     """In fp32 transformers brings an op of its own; both are the same products."""
     torch.manual_seed(0)

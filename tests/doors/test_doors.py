@@ -90,8 +90,9 @@ rules:
     fprop: {input: f}
 """
     model = load_model("preset:tiny-llama,layers=2")
+    # transformers up to 5.17 multiplies positions by frequencies as matrices: the fiftieth.
     with pytest.raises(
-        PolicyError, match=r"none of the model's 49 products is quantized: .*no rule matches"
+        PolicyError, match=r"none of the model's (49|50) products is quantized: .*no rule matches"
     ):
         analyze(model, load_policy_text(text, "p.yaml"), example_inputs(model, 1, 16))
 
