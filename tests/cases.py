@@ -9,14 +9,19 @@ import pytest
 import torch
 
 
-def with_experts() -> pytest.MarkDecorator:
-    """Skip a test where transformers has no op for the gradients of experts in fp32."""
+NO_EXPERTS = "transformers before 5.23 computes gradients of fp32 experts in Python: in no graph"
+
+
+def has_experts() -> bool:
+    """Whether transformers has an op for the gradients of experts in fp32."""
     import transformers.integrations.moe  # noqa: F401  # it makes the ops
 
-    return pytest.mark.skipif(
-        not hasattr(torch.ops.transformers, "grouped_mm_fallback_backward"),
-        reason="transformers before 5.23 computes gradients of fp32 experts in Python: in no graph",
-    )
+    return hasattr(torch.ops.transformers, "grouped_mm_fallback_backward")
+
+
+def with_experts() -> pytest.MarkDecorator:
+    """Skip a test where transformers has no such op."""
+    return pytest.mark.skipif(not has_experts(), reason=NO_EXPERTS)
 
 
 def of_torch(least: tuple[int, int], reason: str) -> pytest.MarkDecorator:
