@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-
 NO_EXPERTS = "transformers before 5.23 computes gradients of fp32 experts in Python: in no graph"
 
 
