@@ -233,7 +233,7 @@ NAMES: tuple[Name, ...] = (
         path="torch.compile(recompile_limit)",
         area="dynamo",
         used_for="a limit for each model",
-        since="2.13",
+        since="2.12",
         instead="Dynamo's own limit is another while the model is called",
     ),
     Name(
