@@ -23,10 +23,16 @@ def with_experts() -> pytest.MarkDecorator:
     return pytest.mark.skipif(not has_experts(), reason=NO_EXPERTS)
 
 
+def is_before(least: tuple[int, int]) -> bool:
+    """Whether the torch at hand is older than `least`."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) < least
+
+
 def of_torch(least: tuple[int, int], reason: str) -> pytest.MarkDecorator:
     """Skip a test on a torch before `least`."""
-    here = tuple(map(int, torch.__version__.split(".")[:2]))
-    return pytest.mark.skipif(here < least, reason=f"torch before {least[0]}.{least[1]}: {reason}")
+    return pytest.mark.skipif(
+        is_before(least), reason=f"torch before {least[0]}.{least[1]}: {reason}"
+    )
 
 
 def mostly_full(

@@ -20,6 +20,7 @@ from qgraph.compat import watching
 from qgraph.errors import ModelError, PolicyError
 from qgraph.passes import read_report, report_json, report_text
 from qgraph.policy import load_policy_text
+from tests.cases import is_before
 
 
 class Two(nn.Module):
@@ -82,10 +83,14 @@ def data(*shape: int) -> Tensor:
     return torch.randn(shape or (2, 8, 64), generator=torch.Generator().manual_seed(1))
 
 
+# A torch before 2.12 runs as it is what else the module calls that holds an LSTM.
+AROUND_LSTM = {"first aten::linear", "last aten::linear"} if is_before((2, 12)) else set[str]()
+
+
 @pytest.mark.parametrize(
     ("between", "expected"),
     [
-        (recurrent, {"between aten::lstm"}),
+        (recurrent, AROUND_LSTM | {"between aten::lstm"}),
         (Hidden, {"between aten::linear"}),
     ],
     ids=["lstm", "disabled"],
