@@ -103,9 +103,11 @@ def test_code_that_dynamo_runs_as_it_is_is_named_once(
         for _ in range(3):
             step(model, data())
     assert elsewhere(model) == expected
-    # Torch's own layers around it are compiled by themselves.
-    assert {e.module for e in qgraph.coverage(model).quantized} == {"first", "last"}
-    assert len([text for text in texts if "outside the compiled graphs" in text]) == 1
+    # Torch's own layers around it are compiled by themselves, or named.
+    alone = {"first", "last"} - {name.split()[0] for name in expected}
+    assert alone <= {e.module for e in qgraph.coverage(model).quantized}
+    times = 1 if alone else 2  # the layers around it run so from the second call on
+    assert len([text for text in texts if "outside the compiled graphs" in text]) == times
     report = qgraph.coverage(model)
     assert "outside the compiled graphs, in high precision: aten::" in report_text(report)
     again = read_report(report_json(report), report.policy)
