@@ -102,8 +102,12 @@ def open_entrances(model: nn.Module, audit: Audit, compile_call: _Compile) -> No
     """
     if not isinstance(model.forward, Forward):
         model.forward = Forward(model, audit)
+    makers = [m for m in model.modules() if isinstance(m, ParametrizationList)]
+    making = {id(part) for maker in makers for part in maker.modules()}  # weights, whoever asks
     for path, module in model.named_modules():
         known = modules.compiled_call(module)
+        if id(module) in making:
+            continue
         if module is not model and _multiplies(module) and isinstance(known, Part | None):
             modules.set_compiled_call(module, Part(module, path, audit, compile_call))
 
@@ -118,8 +122,8 @@ def close_entrances(model: nn.Module) -> None:
 
 
 def _multiplies(module: nn.Module) -> bool:
-    """Whether a module has matrices that it may multiply by: not one that looks rows up or makes a weight."""
-    if isinstance(module, nn.Embedding | ParametrizationList):
+    """Whether a module has matrices that it may multiply by: not one that looks rows up."""
+    if isinstance(module, nn.Embedding):
         return False
     return any(is_matrix(value) for value in module.parameters())
 

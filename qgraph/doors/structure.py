@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from torch import nn
 
+from qgraph.compat import modules
 from qgraph.passes import numbered_stack
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
@@ -59,7 +60,8 @@ def heads_in(model: nn.Module) -> set[str]:
         ask = getattr(module, "get_output_embeddings", None)
         with suppress(NotImplementedError, AttributeError):
             heads.add(id(ask() if callable(ask) else None))
-        if not isinstance(module, nn.Embedding) and id(getattr(module, "weight", None)) in tables:
+        stored = modules.parameters_of(module).get("weight")  # not computed: asking would run code
+        if not isinstance(module, nn.Embedding) and id(stored) in tables:
             heads.add(id(module))
         if isinstance(module, nn.AdaptiveLogSoftmaxWithLoss):
             heads |= {id(part) for part in module.modules()}
