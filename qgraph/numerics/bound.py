@@ -18,8 +18,8 @@ def error_bound(x: Tensor, fmt: BlockFormat, axis: int, rounding: Rounding) -> T
     With A the largest magnitude of a block, s = A / top the scale that maps it to the element's
     largest value, and g the widest gap between neighboring values, rounding moves an element
     by at most g·s/2 to nearest, g·s otherwise. A scale rounded to lo·s ... hi·s makes that hi times as
-    much, and cuts (1 - lo)·A off the largest. A scale of few bits below a tensor scale is also off by
-    its smallest step. A range other than the largest magnitude promises nothing: it cuts on purpose; nor do
+    much, and cuts (1 - lo)·A off the largest. A range with a floor has the floor for A, at least.
+    A scale of few bits below a tensor scale is also off by its smallest step. A range other than the largest magnitude promises nothing: it cuts on purpose; nor do
     codebooks, unsigned elements and other dialects, which have rules of their own.
     Where A is not finite the bound is not either.
 
@@ -49,7 +49,7 @@ def error_bound(x: Tensor, fmt: BlockFormat, axis: int, rounding: Rounding) -> T
     lost = 0.0
     if fmt.two_level and fmt.scale.element is not None:
         lost = fmt.scale.element.min_positive / 256  # 256 or 448 times the smallest is the largest
-    return amax * share + whole * lost + 2.0**-120
+    return amax.clamp(min=fmt.scale.range.floor) * share + whole * lost + 2.0**-120
 
 
 def _scale_limits(scale: Scale, element: FloatFormat | IntFormat) -> tuple[float, float] | None:
