@@ -19,8 +19,9 @@ def error_bound(x: Tensor, fmt: BlockFormat, axis: int, rounding: Rounding) -> T
     largest value, and g the widest gap between neighboring values, rounding moves an element
     by at most g·s/2 to nearest, g·s otherwise. A scale rounded to lo·s ... hi·s makes that hi times as
     much, and cuts (1 - lo)·A off the largest. A range with a floor has the floor for A, at least.
-    A scale of few bits below a tensor scale is also off by its smallest step. A range other than the largest magnitude promises nothing: it cuts on purpose; nor do
-    codebooks, unsigned elements and other dialects, which have rules of their own.
+    A scale of few bits below a tensor scale is also off by its smallest step. A range other than the
+    largest magnitude promises nothing: it cuts on purpose; nor do codebooks, unsigned elements and other
+    dialects, which have rules of their own.
     Where A is not finite the bound is not either.
 
     Shapes: x [..., M, K] (K the size of `axis`, one of the last two) -> the same.
