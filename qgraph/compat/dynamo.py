@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -104,12 +104,16 @@ def guard_modules(module: GraphModule) -> None:
 
 def _module_of(node: Node) -> Any:
     """Return where Dynamo has the outermost module from that an input belongs to, None if to none."""
-    source, owner = getattr(node, _SOURCE, None), None
+    owners = [source.base for source in _sources(node) if isinstance(source, NNModuleSource)]
+    return owners[-1] if owners else None
+
+
+def _sources(node: Node) -> Iterator[Any]:
+    """Yield where Dynamo has an input from, the outermost last."""
+    source = getattr(node, _SOURCE, None)
     while source is not None:
-        if isinstance(source, NNModuleSource):
-            owner = source.base
+        yield source
         source = getattr(source, "base", None)
-    return owner
 
 
 def holds_parameter(node: Node) -> bool:
@@ -117,25 +121,16 @@ def holds_parameter(node: Node) -> bool:
 
     `torch.func.functional_call` puts others there.
     """
-    source = getattr(node, _SOURCE, None)
-    while source is not None:
-        if getattr(source, "member", None) == "_parameters":
-            return True
-        source = getattr(source, "base", None)
-    return False
+    return any(getattr(source, "member", None) == "_parameters" for source in _sources(node))
 
 
 def path_from_self(node: Node) -> str:
     """Return where an input lies in the module whose code is compiled: `inner.weight`; "" if not in it."""
-    parts: list[str] = []
-    source = getattr(node, _SOURCE, None)
-    while source is not None and not isinstance(source, LocalSource):
-        part = getattr(source, "index", None) or getattr(source, "member", None)
-        if isinstance(part, str) and part not in _HOLDERS:
-            parts.append(part)
-        source = getattr(source, "base", None)
-    inside = isinstance(source, LocalSource) and source.local_name == "self"
-    return ".".join(reversed(parts)) if inside else ""
+    *above, outermost = [*_sources(node)] or [None]
+    if not (isinstance(outermost, LocalSource) and outermost.local_name == "self"):
+        return ""
+    parts = [getattr(s, "index", None) or getattr(s, "member", None) for s in reversed(above)]
+    return ".".join(part for part in parts if isinstance(part, str) and part not in _HOLDERS)
 
 
 def enters(function: Callable[..., Any]) -> bool:

@@ -87,9 +87,8 @@ class Audit:
             self.inside = True
             try:
                 if mode := watching.dispatch_mode():
-                    if (
-                        not watching.without_data()
-                    ):  # as while the model is exported: nothing is computed
+                    # While the model is exported nothing is computed.
+                    if not watching.without_data():
                         self._tell(
                             "mode",
                             f"this call runs in high precision: under {mode}, which sees every operation, "

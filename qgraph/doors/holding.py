@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
 
-from qgraph.compat import modules
 from qgraph.errors import QGraphWarning
 from qgraph.passes import Report
 
@@ -25,18 +23,17 @@ def follow_blocks(
 
     The last blocks are then others, and a graph that is left from before does not know.
     """
-    call, owner = compiled(), ref(model)
+    call = compiled()
     stacks: list[Any] = [model.get_submodule(path) for path in known if "#" not in path]
     counts = [len(stack) for stack in stacks]
 
     def held(*args: Any, **kwargs: Any) -> Any:
         nonlocal call, counts
         now = [len(stack) for stack in stacks]
-        if now != counts and (whole := owner()) is not None:
-            outer, counts = modules.compiled_call(whole), now
+        if now != counts:
+            counts = now
             report.products.clear()
             call = compiled()
-            modules.set_compiled_call(whole, outer)
         return call(*args, **kwargs)
 
     return held

@@ -160,7 +160,8 @@ def _enter(model: nn.Module, whole: Policy, policy: Policy, outline: Outline, wa
     close_entrances(model)
 
     def compiled() -> Callable[..., Any]:
-        return among_processes(_compile_in_place(model, backend(), options))
+        call = followed(modules.plain_call(model))
+        return among_processes(_compile_call(call, backend(), options))
 
     call = follow_blocks(compiled, model, report, outline.blocks)
     if audit is not None:
@@ -215,18 +216,6 @@ def compiled_by_us(model: nn.Module) -> Compiled:
             "call qgraph.compile(model) last",
         )
     return known
-
-
-def _compile_in_place(
-    model: nn.Module, backend: Backend, options: dict[str, Any]
-) -> Callable[..., Any]:
-    """Compile `model` in place; return what now runs when it is called."""
-    model.compile(backend=backend, **dynamo.taken(options))
-    compiled = modules.compiled_call(model)
-    assert compiled is not None, "the model was just compiled"
-    if not dynamo.enters(type(model).forward):
-        return _compile_call(followed(modules.plain_call(model)), backend, options)
-    return dynamo.within(compiled, options)
 
 
 def _compile_call(
